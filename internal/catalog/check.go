@@ -76,6 +76,14 @@ func (i *Instance) Check() error {
 			return err
 		}
 	}
+	for what, word := range map[string]string{"region": i.Locality.Region, "zone": i.Locality.Zone} {
+		if word == "" {
+			continue
+		}
+		if err := checkWord(what, word, MaxNameLength); err != nil {
+			return err
+		}
+	}
 	if i.Port < 0 || i.Port > 65535 {
 		return fmt.Errorf("port %d is not in 1 to 65535", i.Port)
 	}
@@ -173,3 +181,6 @@ func IsLoopback(hostOrHostPort string) bool {
 	ip, err := netip.ParseAddr(host)
 	return err == nil && ip.Unmap().IsLoopback()
 }
+
+// CheckNode says why s cannot name a node, or nil.
+func CheckNode(s string) error { return checkWord("node", s, MaxNameLength) }

@@ -40,6 +40,14 @@ type SetAside struct {
 	Reason string
 }
 
+// String gives "record: reason", or nothing for the zero value.
+func (s SetAside) String() string {
+	if s == (SetAside{}) {
+		return ""
+	}
+	return s.Record + ": " + s.Reason
+}
+
 // RegistryState is where the reading of a registry stands.
 type RegistryState uint8
 
@@ -54,6 +62,7 @@ const (
 type RegistryStatus struct {
 	Name         string
 	State        RegistryState
+	Complete     bool   // it was read completely at least once since this process began
 	LastError    string // in words; empty when State is RegistryOK
 	Revision     string
 	Services     int

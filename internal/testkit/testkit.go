@@ -1,12 +1,12 @@
 // Package testkit is what the tests of every room share: contexts with a deadline, logs that
 // belong to a test, free ports, waiting without sleeping, and real servers as processes.
 //
-// It is not linked into any product binary.
+// It is not linked into any product binary. The goroutines and processes it starts end with
+// their test.
 package testkit
 
 import (
 	"context"
-	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -37,7 +37,7 @@ func Log(t testing.TB) *slog.Logger {
 }
 
 // Quiet returns a logger that says nothing.
-func Quiet() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
+func Quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 // FreePort returns a loopback TCP port that was free just now.
 func FreePort(t testing.TB) int {

@@ -25,10 +25,12 @@ const (
 )
 
 type WatchRequest struct {
-	state      protoimpl.MessageState `protogen:"open.v1"`
-	Federation string                 `protobuf:"bytes,1,opt,name=federation,proto3" json:"federation,omitempty"`
-	Cluster    string                 `protobuf:"bytes,2,opt,name=cluster,proto3" json:"cluster,omitempty"`
-	Node       string                 `protobuf:"bytes,3,opt,name=node,proto3" json:"node,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The federation the reader's data belongs to; empty when it has none yet. Another one is
+	// refused with FAILED_PRECONDITION.
+	Federation string `protobuf:"bytes,1,opt,name=federation,proto3" json:"federation,omitempty"`
+	Cluster    string `protobuf:"bytes,2,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	Node       string `protobuf:"bytes,3,opt,name=node,proto3" json:"node,omitempty"`
 	// What the reader has; empty and 0 when it has nothing.
 	StoreId       string `protobuf:"bytes,4,opt,name=store_id,json=storeId,proto3" json:"store_id,omitempty"`
 	Revision      int64  `protobuf:"varint,5,opt,name=revision,proto3" json:"revision,omitempty"`
@@ -110,6 +112,8 @@ type WatchResponse struct {
 	SnapshotBegin bool     `protobuf:"varint,3,opt,name=snapshot_begin,json=snapshotBegin,proto3" json:"snapshot_begin,omitempty"`
 	SnapshotEnd   bool     `protobuf:"varint,4,opt,name=snapshot_end,json=snapshotEnd,proto3" json:"snapshot_end,omitempty"`
 	Entries       []*Entry `protobuf:"bytes,5,rep,name=entries,proto3" json:"entries,omitempty"`
+	// Set on the first message of a stream: the federation the keys belong to.
+	Federation    string `protobuf:"bytes,6,opt,name=federation,proto3" json:"federation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -177,6 +181,13 @@ func (x *WatchResponse) GetEntries() []*Entry {
 		return x.Entries
 	}
 	return nil
+}
+
+func (x *WatchResponse) GetFederation() string {
+	if x != nil {
+		return x.Federation
+	}
+	return ""
 }
 
 // Entry is one key of the store, passed on as it is.
@@ -375,13 +386,16 @@ const file_farcall_feed_v1_feed_proto_rawDesc = "" +
 	"\acluster\x18\x02 \x01(\tR\acluster\x12\x12\n" +
 	"\x04node\x18\x03 \x01(\tR\x04node\x12\x19\n" +
 	"\bstore_id\x18\x04 \x01(\tR\astoreId\x12\x1a\n" +
-	"\brevision\x18\x05 \x01(\x03R\brevision\"\xc2\x01\n" +
+	"\brevision\x18\x05 \x01(\x03R\brevision\"\xe2\x01\n" +
 	"\rWatchResponse\x12\x19\n" +
 	"\bstore_id\x18\x01 \x01(\tR\astoreId\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x03R\brevision\x12%\n" +
 	"\x0esnapshot_begin\x18\x03 \x01(\bR\rsnapshotBegin\x12!\n" +
 	"\fsnapshot_end\x18\x04 \x01(\bR\vsnapshotEnd\x120\n" +
-	"\aentries\x18\x05 \x03(\v2\x16.farcall.feed.v1.EntryR\aentries\"e\n" +
+	"\aentries\x18\x05 \x03(\v2\x16.farcall.feed.v1.EntryR\aentries\x12\x1e\n" +
+	"\n" +
+	"federation\x18\x06 \x01(\tR\n" +
+	"federation\"e\n" +
 	"\x05Entry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\fR\x05value\x12\x1a\n" +

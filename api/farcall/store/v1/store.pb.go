@@ -271,7 +271,9 @@ type Replica struct {
 	// Age is tick minus this, plus the reader's own time since the tick moved.
 	Confirmed map[string]uint64 `protobuf:"bytes,3,rep,name=confirmed,proto3" json:"confirmed,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	// host:port of its gRPC listener.
-	Address       string `protobuf:"bytes,4,opt,name=address,proto3" json:"address,omitempty"`
+	Address string `protobuf:"bytes,4,opt,name=address,proto3" json:"address,omitempty"`
+	// The clusters in its configuration: those it may own.
+	Clusters      []string `protobuf:"bytes,5,rep,name=clusters,proto3" json:"clusters,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -332,6 +334,13 @@ func (x *Replica) GetAddress() string {
 		return x.Address
 	}
 	return ""
+}
+
+func (x *Replica) GetClusters() []string {
+	if x != nil {
+		return x.Clusters
+	}
+	return nil
 }
 
 // ClusterMeta is the value of clusters/<cluster>/meta.
@@ -663,12 +672,13 @@ const file_farcall_store_v1_store_proto_rawDesc = "" +
 	"\x03seq\x18\x06 \x01(\x04R\x03seq\x12:\n" +
 	"\tinstances\x18\a \x03(\v2\x1c.farcall.catalog.v1.InstanceR\tinstances\"!\n" +
 	"\x05Owner\x12\x18\n" +
-	"\areplica\x18\x01 \x01(\tR\areplica\"\xcd\x01\n" +
+	"\areplica\x18\x01 \x01(\tR\areplica\"\xe9\x01\n" +
 	"\aReplica\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04tick\x18\x02 \x01(\x04R\x04tick\x12F\n" +
 	"\tconfirmed\x18\x03 \x03(\v2(.farcall.store.v1.Replica.ConfirmedEntryR\tconfirmed\x12\x18\n" +
-	"\aaddress\x18\x04 \x01(\tR\aaddress\x1a<\n" +
+	"\aaddress\x18\x04 \x01(\tR\aaddress\x12\x1a\n" +
+	"\bclusters\x18\x05 \x03(\tR\bclusters\x1a<\n" +
 	"\x0eConfirmedEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\xdf\x02\n" +

@@ -1,4 +1,4 @@
-module github.com/farcall/farcall/internal/tools
+module github.com/farcall/farcall/internal/tools/proto
 
 go 1.26.7
 

@@ -1,0 +1,130 @@
+# `make` says what there is. Nothing but Go, git, make and a C compiler (for the race detector)
+# need be installed: what else a target takes is built from pinned modules, once.
+
+SHELL       := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+GO   ?= go
+BIN  := $(CURDIR)/bin
+SERV := $(CURDIR)/test/servers/bin
+
+# Passed to go test, for example GOTESTFLAGS='-run TestLaw -v'.
+GOTESTFLAGS ?=
+# How long each fuzz target runs, and how often each benchmark.
+FUZZTIME   ?= 10s
+BENCHCOUNT ?= 6
+
+##@ Use
+
+.PHONY: help
+help: ## Say what there is
+	@awk 'BEGIN {FS = ":.*## "} \
+		/^##@ / {printf "\n%s\n", substr($$0, 5)} \
+		/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: demo
+demo: ## Three clusters on this machine: a tour, then yours to play with until ^C
+	$(GO) run ./cmd/farcall demo
+
+.PHONY: build
+build: ## Build synchronizer, agent and farcall into ./bin
+	$(GO) build -trimpath -o $(BIN)/ ./cmd/...
+
+.PHONY: clean
+clean: ## Remove ./bin and the built test servers
+	rm -rf $(BIN) $(SERV)
+
+##@ Check
+
+.PHONY: check
+check: vet lint test ## What a change must pass: formatting, vet, lint, tests
+
+.PHONY: fmt
+fmt: $(BIN)/golangci-lint ## Format the Go code
+	$(BIN)/golangci-lint fmt
+
+.PHONY: vet
+vet: ## go vet, with and without the tests that need servers
+	$(GO) vet ./...
+	$(GO) vet -tags real ./...
+
+.PHONY: lint
+lint: $(BIN)/golangci-lint ## The linters of .golangci.yml, formatting included
+	$(BIN)/golangci-lint run --build-tags real
+
+.PHONY: test
+test: ## Tests that need no servers, with the race detector, in random order
+	$(GO) vet ./...
+	$(GO) test -race -shuffle=on $(GOTESTFLAGS) ./...
+
+.PHONY: test-real
+test-real: servers ## Tests against real Consul and etcd processes
+	$(GO) test -race -tags real -run '^TestReal' -p 2 -timeout 20m $(GOTESTFLAGS) ./...
+
+.PHONY: fuzz
+fuzz: ## Every fuzz target for FUZZTIME (10s) each
+	@$(GO) test -list '^Fuzz' ./... \
+	| awk '/^Fuzz/ {name[n++] = $$1} /^ok/ {for (i = 0; i < n; i++) print $$2, name[i]; n = 0}' \
+	| while read -r pkg name; do \
+		echo "== $$pkg $$name"; \
+		$(GO) test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) "$$pkg" </dev/null; \
+	done
+
+.PHONY: bench
+bench: $(BIN)/benchstat ## Every benchmark BENCHCOUNT (6) times, into bin/bench.txt and a summary
+	$(GO) test -run '^$$' -bench . -benchmem -count $(BENCHCOUNT) $(GOTESTFLAGS) ./... | tee $(BIN)/bench.txt
+	$(BIN)/benchstat $(BIN)/bench.txt
+
+.PHONY: vuln
+vuln: $(BIN)/govulncheck ## Known vulnerabilities in what the code calls
+	@rc=0; out=$$($(BIN)/govulncheck ./... 2>&1) || rc=$$?; echo "$$out"; \
+	case $$rc in \
+	0) ;; \
+	3) echo "vuln: vulnerabilities found, see above" >&2; exit 3 ;; \
+	*) if grep -q 'fetching vulnerabilities' <<<"$$out"; \
+		then echo "vuln: the database is out of reach: nothing was checked" >&2; \
+		else echo "vuln: govulncheck could not run" >&2; fi; exit $$rc ;; \
+	esac
+
+##@ Generated code
+
+PROTO_TOOLS := $(BIN)/buf $(BIN)/protoc-gen-go $(BIN)/protoc-gen-go-grpc
+
+.PHONY: proto
+proto: $(PROTO_TOOLS) ## Lint the .proto files and generate their Go code
+	cd api && PATH=$(BIN):$$PATH buf lint && PATH=$(BIN):$$PATH buf generate
+
+# It generates into a folder of its own and compares, so that it neither changes the checkout
+# nor minds changes that are not committed yet.
+.PHONY: check-generated
+check-generated: $(PROTO_TOOLS) ## Fail if the generated code is not what the .proto files say
+	@tmp=$$(mktemp -d); trap 'rm -rf "$$tmp"' EXIT; export PATH=$(BIN):$$PATH; \
+	cd api; buf lint; buf generate -o "$$tmp"; \
+	sums() { (cd "$$1" && find . -name '*.pb.go' -exec cksum {} + | sort -k3); }; \
+	diff <(sums .) <(sums "$$tmp") || { echo "generated code is out of date: run make proto" >&2; exit 1; }
+
+##@ Tools and servers, built when missing or when their versions change
+
+.PHONY: tools
+tools: $(PROTO_TOOLS) $(BIN)/golangci-lint $(BIN)/govulncheck $(BIN)/benchstat ## Build every tool into ./bin
+
+.PHONY: servers
+servers: $(SERV)/etcd $(SERV)/etcdctl $(SERV)/consul ## Build the servers that test-real starts (minutes, once)
+
+# $(call tool,folder,binary,package) builds a package of the module in folder.
+define tool
+$(2): $(1)/go.mod $(1)/go.sum
+	$(GO) build -C $(1) -trimpath -o $$@ $(3)
+endef
+
+$(eval $(call tool,internal/tools/proto,$(BIN)/buf,github.com/bufbuild/buf/cmd/buf))
+$(eval $(call tool,internal/tools/proto,$(BIN)/protoc-gen-go,google.golang.org/protobuf/cmd/protoc-gen-go))
+$(eval $(call tool,internal/tools/proto,$(BIN)/protoc-gen-go-grpc,google.golang.org/grpc/cmd/protoc-gen-go-grpc))
+$(eval $(call tool,internal/tools/lint,$(BIN)/golangci-lint,github.com/golangci/golangci-lint/v2/cmd/golangci-lint))
+$(eval $(call tool,internal/tools/vuln,$(BIN)/govulncheck,golang.org/x/vuln/cmd/govulncheck))
+$(eval $(call tool,internal/tools/benchstat,$(BIN)/benchstat,golang.org/x/perf/cmd/benchstat))
+$(eval $(call tool,test/servers/etcd,$(SERV)/etcd,go.etcd.io/etcd/server/v3))
+$(eval $(call tool,test/servers/etcd,$(SERV)/etcdctl,go.etcd.io/etcd/etcdctl/v3))
+$(eval $(call tool,test/servers/consul,$(SERV)/consul,github.com/hashicorp/consul))

@@ -1,0 +1,330 @@
+// Package agent puts a node's agent together: it reads its own cluster's registries, follows
+// the federation's feed, merges both into a view, and serves calls of the node's applications
+// and of peers.
+//
+// Its rooms do the work: uplink (feed), view (merge), pick (choice), relay (attempts), app
+// (delivery), face (servers), reachability (which peers answer). This package only connects
+// them and answers the relay's query from the view.
+//
+// Goroutines: Run owns them all, in three groups that end one after the other: what tells
+// others of this agent, what serves, and what those two need.
+package agent
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/farcall/farcall/agent/app"
+	"github.com/farcall/farcall/agent/face"
+	"github.com/farcall/farcall/agent/invoke"
+	"github.com/farcall/farcall/agent/reachability"
+	"github.com/farcall/farcall/agent/relay"
+	"github.com/farcall/farcall/agent/uplink"
+	"github.com/farcall/farcall/agent/view"
+	catalogv1 "github.com/farcall/farcall/api/farcall/catalog/v1"
+	"github.com/farcall/farcall/internal/catalog"
+	"github.com/farcall/farcall/internal/reach"
+	"github.com/farcall/farcall/resolvers"
+	"github.com/farcall/farcall/resolvers/intake"
+	"github.com/farcall/farcall/strategy"
+)
+
+// Config is what an agent is told.
+type Config struct {
+	Cluster  string
+	Node     string
+	Locality catalog.Locality
+	// Synchronizers are host:port; any of them will do.
+	Synchronizers []string
+	// Intake reads the registries of the agent's own cluster; without any, the own cluster's list
+	// comes from the feed.
+	Intake intake.Config
+	Apps   []App
+	// Strategy holds where the call names none.
+	Strategy strategy.Kind
+	// Address is host:port of the internal listener as peers reach it.
+	Address string
+	// ViewFile keeps the last view; empty for nowhere.
+	ViewFile string
+	// AccessLog is off, errors or all.
+	AccessLog string
+	Version   string
+}
+
+// App is how calls for one application of this node are delivered.
+type App struct {
+	Name     catalog.Name
+	Port     int
+	Protocol app.Protocol
+	// Register puts it into the own registry.
+	Register bool
+}
+
+// Deps are what an agent uses and does not make. The listeners are closed by Run.
+type Deps struct {
+	Log      *slog.Logger
+	Registry *prometheus.Registry
+	// Registrar registers the applications that ask for it; nil where none does.
+	Registrar resolvers.Registrar
+	// Internal serves peers, HTTP and GRPC the node's applications, Metrics metrics and health.
+	Internal, HTTP, GRPC, Metrics net.Listener
+}
+
+// Agent is one node's agent.
+type Agent struct {
+	cfg  Config
+	deps Deps
+	log  *slog.Logger
+
+	book    *view.Book
+	intake  *intake.Intake
+	uplink  *uplink.Uplink
+	tracker *reachability.Tracker
+	apps    *app.Channels
+	relay   *relay.Relay
+	peer    *face.Peer
+	http    *face.HTTP
+	grpc    *face.GRPC
+
+	draining atomic.Bool
+	read     atomic.Bool // the own registries were all read
+}
+
+// New checks the configuration and puts the rooms together; it starts nothing.
+func New(cfg Config, deps Deps) (*Agent, error) {
+	a := &Agent{cfg: cfg, deps: deps, log: deps.Log, apps: app.New()}
+	self := reach.Self{Cluster: cfg.Cluster, Node: cfg.Node, Address: cfg.Address, Loopback: catalog.IsLoopback(deps.Internal.Addr().String())}
+	r := &router{strategy: cfg.Strategy, protocols: map[catalog.Name]app.Protocol{}}
+	ports := map[catalog.Name]int{}
+	for _, p := range cfg.Apps {
+		r.protocols[p.Name] = p.Protocol
+		ports[p.Name] = p.Port
+	}
+	a.book = view.New(view.Config{Self: self, Locality: cfg.Locality, HasRegistry: len(cfg.Intake.Registries) > 0, Ports: ports})
+	a.tracker = reachability.New(deps.Log, deps.Registry, a.book.Reachable)
+	r.book, r.tracker = a.book, a.tracker
+	a.uplink = uplink.New(uplink.Config{Synchronizers: cfg.Synchronizers, Agent: a.record(), File: cfg.ViewFile},
+		uplink.Deps{Log: deps.Log, Metrics: deps.Registry, Listener: a.book})
+	var err error
+	if a.intake, err = intake.New(cfg.Intake, intake.Deps{Log: deps.Log, Metrics: intake.NewMetrics(deps.Registry)}); err != nil {
+		return nil, err
+	}
+	if err := a.faces(r); err != nil {
+		return nil, err
+	}
+	deps.Registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "farcall_agent_degraded", Help: "1 while the feed is down or the own registries were not all read.",
+	}, func() float64 {
+		if len(a.degraded()) > 0 {
+			return 1
+		}
+		return 0
+	}))
+	return a, nil
+}
+
+// record is what the agent says of itself.
+func (a *Agent) record() *catalogv1.Agent {
+	rec := &catalogv1.Agent{
+		Cluster: a.cfg.Cluster, Node: a.cfg.Node, Incarnation: rand.Text(), Address: a.cfg.Address,
+		Locality: a.cfg.Locality.Proto(), Version: a.cfg.Version,
+	}
+	for _, p := range a.cfg.Apps {
+		rec.Apps = append(rec.Apps, &catalogv1.App{
+			Namespace: p.Name.Namespace, Id: p.Name.Service, Port: uint32(p.Port), Protocol: string(p.Protocol),
+		})
+	}
+	return rec
+}
+
+// faces makes the relay and the servers before it.
+func (a *Agent) faces(r *router) (err error) {
+	if a.relay, err = relay.New(
+		relay.Config{Cluster: a.cfg.Cluster, Node: a.cfg.Node, AccessLog: relay.AccessLog(a.cfg.AccessLog)},
+		relay.Deps{Router: r, Apps: a.apps, Log: a.log, Metrics: a.deps.Registry},
+	); err != nil {
+		return err
+	}
+	cfg := face.Config{Cluster: a.cfg.Cluster, Node: a.cfg.Node, Version: a.cfg.Version, Caller: a.caller()}
+	if host, _, err := net.SplitHostPort(a.cfg.Address); err == nil && net.ParseIP(host) != nil {
+		cfg.Host = host
+	}
+	for _, p := range a.cfg.Apps {
+		cfg.Apps = append(cfg.Apps, p.Name.Service)
+	}
+	deps := face.Deps{Relay: a.relay, Own: r, Log: a.log}
+	if a.http, err = face.NewHTTP(cfg, deps); err != nil {
+		return err
+	}
+	if a.grpc, err = face.NewGRPC(cfg, deps); err != nil {
+		return err
+	}
+	a.peer, err = face.NewPeer(cfg, face.PeerDeps{Own: r, Apps: a.apps, Log: a.log, Metrics: a.deps.Registry})
+	return err
+}
+
+// caller is whom calls from this node are said to be from: its only application, or the node.
+func (a *Agent) caller() invoke.Identity {
+	if len(a.cfg.Apps) == 1 {
+		return invoke.Identity{AppID: a.cfg.Apps[0].Name.Service, Namespace: a.cfg.Apps[0].Name.Namespace}
+	}
+	return invoke.Identity{AppID: "node/" + a.cfg.Cluster + "/" + a.cfg.Node}
+}
+
+// Run serves until ctx is done, then drains and returns nil; or it returns why it could not go
+// on. Neither a registry nor a synchronizer that cannot be reached is a reason to.
+func (a *Agent) Run(ctx context.Context) error {
+	life, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
+	start := func(ctx context.Context, runs ...func(context.Context) error) *sync.WaitGroup {
+		wg := &sync.WaitGroup{}
+		for _, run := range runs {
+			wg.Go(func() {
+				if err := run(ctx); err != nil && !errors.Is(err, context.Canceled) {
+					fail(err)
+				}
+			})
+		}
+		return wg
+	}
+	after := context.WithoutCancel(ctx)
+	needs, stopNeeds := context.WithCancel(after)
+	serves, stopServes := context.WithCancel(after)
+	defer stopNeeds()
+	defer stopServes()
+
+	needed := start(needs, a.resolve, a.tracker.Run, a.serveMetrics)
+	served := start(serves,
+		func(ctx context.Context) error { return a.peer.Run(ctx, a.deps.Internal) },
+		func(ctx context.Context) error { return a.http.Run(ctx, a.deps.HTTP) },
+		func(ctx context.Context) error { return a.grpc.Run(ctx, a.deps.GRPC) },
+	)
+	told := start(life, a.uplink.Run, a.register)
+
+	<-life.Done()
+	a.drain()
+	told.Wait()
+	stopServes()
+	served.Wait()
+	stopNeeds()
+	needed.Wait()
+	a.relay.Close()
+	a.apps.Close()
+	if ctx.Err() != nil {
+		return nil
+	}
+	return context.Cause(life)
+}
+
+// drain makes peers take their calls elsewhere: they are refused as certainly not executed.
+// Those under way go on.
+func (a *Agent) drain() {
+	a.log.Info("draining")
+	a.draining.Store(true)
+	a.http.BeginDrain()
+	a.peer.BeginDrain()
+}
+
+// resolve reads the own cluster's registries, where the agent has any.
+func (a *Agent) resolve(ctx context.Context) error {
+	if len(a.cfg.Intake.Registries) == 0 {
+		a.read.Store(true)
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	return a.intake.Run(ctx, func(ch intake.Change) {
+		a.read.Store(ch.Complete)
+		a.book.Local(ch)
+	})
+}
+
+// register keeps the node's applications in its registry.
+func (a *Agent) register(ctx context.Context) error {
+	var list []resolvers.Registration
+	for _, p := range a.cfg.Apps {
+		if !p.Register {
+			continue
+		}
+		host, port, err := splitPort(a.cfg.Address)
+		if err != nil {
+			return fmt.Errorf("register %s: %w", p.Name, err)
+		}
+		list = append(list, resolvers.Registration{
+			Name: p.Name, Node: a.cfg.Node, ID: fmt.Sprintf("%s-%s-%d", p.Name.Service, a.cfg.Node, p.Port),
+			Address: host, Port: p.Port, RelayPort: port,
+		})
+	}
+	if a.deps.Registrar == nil || len(list) == 0 {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	return a.deps.Registrar.Run(ctx, list)
+}
+
+func splitPort(address string) (host string, port int, err error) {
+	host, p, err := net.SplitHostPort(address)
+	if err != nil {
+		return "", 0, err
+	}
+	port, err = net.LookupPort("tcp", p)
+	return host, port, err
+}
+
+// degraded says in words what the agent has to do without; empty when nothing.
+func (a *Agent) degraded() []string {
+	var out []string
+	if !a.uplink.Connected() {
+		out = append(out, "no feed: calls go on with what is known of other clusters")
+	}
+	if !a.read.Load() {
+		out = append(out, "the own registries were not all read")
+	}
+	return out
+}
+
+// serveMetrics serves /metrics, /healthz (the process lives) and /readyz (it takes calls,
+// degraded or not).
+func (a *Agent) serveMetrics(ctx context.Context) error {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(a.deps.Registry, promhttp.HandlerOpts{Registry: a.deps.Registry}))
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { text(w, http.StatusOK, "ok") })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		switch why := a.degraded(); {
+		case a.draining.Load():
+			text(w, http.StatusServiceUnavailable, "draining")
+		case len(why) > 0:
+			text(w, http.StatusOK, "degraded: "+strings.Join(why, "; "))
+		default:
+			text(w, http.StatusOK, "ok")
+		}
+	})
+	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, MaxHeaderBytes: 64 << 10}
+	done := make(chan error, 1)
+	go func() { done <- srv.Serve(a.deps.Metrics) }()
+	select {
+	case err := <-done:
+		return fmt.Errorf("metrics: %w", err)
+	case <-ctx.Done():
+		_ = srv.Close() // a scrape that is cut off is repeated
+		<-done
+		return ctx.Err()
+	}
+}
+
+func text(w http.ResponseWriter, code int, s string) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.WriteHeader(code)
+	_, _ = w.Write([]byte(s + "\n")) // a client that went away needs no answer
+}

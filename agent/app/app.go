@@ -1,0 +1,85 @@
+// Package app delivers calls to the applications of this node, over HTTP/1.1, HTTP/2 without
+// TLS, or gRPC (Dapr's AppCallback).
+//
+// It does not choose: it is told where. It follows no redirect, adds no compression and repeats
+// nothing that an application may have seen. It runs no goroutines but those of the transports,
+// which Close ends.
+package app
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"strconv"
+	"time"
+
+	"google.golang.org/grpc/codes"
+
+	"github.com/farcall/farcall/agent/conns"
+	"github.com/farcall/farcall/agent/invoke"
+)
+
+// Protocol is how an application is spoken to, spelt as in apps[].protocol.
+type Protocol string
+
+// The protocols that there are.
+const (
+	HTTP Protocol = "http"
+	H2C  Protocol = "h2c"
+	GRPC Protocol = "grpc"
+)
+
+// Endpoint is where an application of this node listens. An empty Protocol is HTTP.
+type Endpoint struct {
+	Address  string
+	Port     int
+	Protocol Protocol
+}
+
+func (e Endpoint) hostPort() string { return net.JoinHostPort(e.Address, strconv.Itoa(e.Port)) }
+
+// MaxMessage is the largest body, in bytes, that goes to or comes from a gRPC application, where
+// a call is one message. It is gRPC's own default, which applications seldom raise.
+const MaxMessage = 4<<20 - 64<<10
+
+// dialTimeout bounds one connection attempt to an application of the same node. A port where
+// nobody listens answers at once; this is for one that swallows.
+const dialTimeout = 2 * time.Second
+
+// Channels holds the connections to the applications of one node.
+type Channels struct {
+	http1 *http.Transport
+	http2 *http.Transport
+	grpc  *conns.Pool
+}
+
+// New makes the channels; nothing is dialled before the first call.
+func New() *Channels {
+	return &Channels{http1: newTransport(false), http2: newTransport(true), grpc: newConns()}
+}
+
+// Deliver hands one call to the application at e and returns once its answer began. The answer
+// streams: ctx must live until its Body is closed.
+//
+// The error is an *invoke.Error. Code Unavailable: no connection, so certainly not executed;
+// reason OUTCOME_UNKNOWN: the connection broke afterwards; InvalidArgument: the call cannot be
+// said to such an application, or its body came to a bad end.
+func (c *Channels) Deliver(ctx context.Context, e Endpoint, r *invoke.Request) (*invoke.Response, error) {
+	switch e.Protocol {
+	case HTTP, "":
+		return c.deliverHTTP(ctx, c.http1, e, r)
+	case H2C:
+		return c.deliverHTTP(ctx, c.http2, e, r)
+	case GRPC:
+		return c.deliverGRPC(ctx, e, r)
+	default:
+		return nil, invoke.Errorf(codes.Unavailable, invoke.ReasonUnsupported, "protocol %q is not one of http, h2c, grpc", e.Protocol)
+	}
+}
+
+// Close lets go of idle connections. No call may be under way or come after it.
+func (c *Channels) Close() {
+	c.http1.CloseIdleConnections()
+	c.http2.CloseIdleConnections()
+	c.grpc.Close()
+}

@@ -1,0 +1,219 @@
+// Package face is what others see of an agent: the HTTP and the gRPC server for the applications
+// of its node, and the gRPC server for peers (agents and sidecars elsewhere).
+//
+// It reads what was asked and writes what came back; choosing and trying is the relay's. The
+// faces for applications never deliver by themselves, and the face for peers never forwards.
+// Each server's goroutines live within its Run.
+package face
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"strconv"
+	"time"
+
+	"google.golang.org/grpc/codes"
+
+	"github.com/farcall/farcall/agent/invoke"
+	"github.com/farcall/farcall/agent/relay"
+	"github.com/farcall/farcall/agent/wire"
+	"github.com/farcall/farcall/internal/catalog"
+)
+
+// maxHeaderBytes bounds the headers of one call, on every face.
+const maxHeaderBytes = 64 << 10
+
+// defaultGrace is how long calls under way may take when a server ends.
+const defaultGrace = 10 * time.Second
+
+// Config says who the agent is, and to whom it belongs.
+type Config struct {
+	Cluster string
+	Node    string
+	Version string
+	// Caller is whom calls at the application faces are from: the node's only application, else
+	// "node/<cluster>/<node>" without a namespace.
+	Caller invoke.Identity
+	// Apps are the app-ids that the node's configuration names.
+	Apps []string
+	// Host is the node's own IP address, for X-Forwarded-For and Forwarded; empty leaves it out.
+	Host string
+	// Grace is how long calls under way may take when a server ends; 0 means 10 s.
+	Grace time.Duration
+}
+
+// Deps is what the faces for applications work with. All are needed.
+type Deps struct {
+	Relay *relay.Relay
+	Own   Own
+	Log   *slog.Logger
+}
+
+func (d Deps) check() error {
+	if d.Relay == nil || d.Own == nil || d.Log == nil {
+		return errors.New("face: Relay, Own and Log are all needed")
+	}
+	return nil
+}
+
+// caller is what both faces for applications do with a request before it is relayed.
+type caller struct {
+	identity invoke.Identity
+	apps     []string
+	// What is stamped on every call, made once.
+	forwardedFor, forwardedHost, forwarded string
+	appID, namespace                       []string
+}
+
+func newCaller(c Config) caller {
+	out := caller{
+		identity:      c.Caller,
+		apps:          c.Apps,
+		forwardedFor:  c.Host,
+		forwardedHost: c.Node,
+		appID:         []string{c.Caller.AppID},
+	}
+	if c.Caller.Namespace != "" {
+		out.namespace = []string{c.Caller.Namespace}
+	}
+	if c.Host != "" {
+		node := c.Host
+		if ip, err := netip.ParseAddr(node); err == nil && ip.Is6() {
+			node = `"[` + node + `]"` // RFC 7239 section 6
+		}
+		out.forwarded = "for=" + node + ";by=" + node + ";"
+	}
+	if c.Node != "" {
+		out.forwarded += "host=" + c.Node
+	}
+	return out
+}
+
+// header gives what travels on of a caller's headers, and stamps who calls whom. Nothing that the
+// caller says of itself survives.
+func (c *caller) header(from invoke.Header, callee string) invoke.Header {
+	named := invoke.ConnectionNames(from)
+	h := make(invoke.Header, len(from)+6)
+	for k, v := range from {
+		if travels(k, named) {
+			h[k] = v
+		}
+	}
+	h[invoke.CallerAppID] = c.appID
+	if c.namespace != nil {
+		h[invoke.CallerNamespace] = c.namespace
+	}
+	h[invoke.CalleeAppID] = []string{callee}
+	add := func(k, v string) {
+		if v != "" {
+			// The old values belong to the server that read them: clip before adding.
+			h[k] = append(h[k][:len(h[k]):len(h[k])], v)
+		}
+	}
+	add("X-Forwarded-For", c.forwardedFor)
+	add("X-Forwarded-Host", c.forwardedHost)
+	add("Forwarded", c.forwarded)
+	return h
+}
+
+func travels(k string, named []string) bool {
+	switch k {
+	case "Content-Length", "Expect":
+		// The first is said anew where it is known; the second was for this server.
+		return false
+	}
+	return !invoke.HopByHop(k) && !invoke.ClaimsIdentity(k) && !containsFold(named, k)
+}
+
+// query reads what a caller may say about how its call shall be treated.
+func (c *caller) query(app string, first func(key string) string) (relay.Query, *invoke.Error) {
+	name, err := catalog.ParseName(app, c.identity.Namespace)
+	if err != nil {
+		return relay.Query{}, invoke.Invalid("%v", err)
+	}
+	return relay.Query{Name: name, Strategy: first(invoke.StrategyKey), Cluster: first(invoke.ClusterKey)}, nil
+}
+
+// timeout reads farcall-timeout: 0 where it is not said.
+func timeout(v string) (time.Duration, *invoke.Error) {
+	if v == "" {
+		return 0, nil
+	}
+	d, err := time.ParseDuration(v)
+	if err != nil || d <= 0 {
+		return 0, invoke.Invalid("%s %.40q: want a positive duration such as 500ms", invoke.TimeoutKey, v)
+	}
+	return d, nil
+}
+
+// deadline makes the context of a call; the zero duration sets none.
+func deadline(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	if d > 0 {
+		return context.WithTimeout(ctx, d)
+	}
+	return context.WithCancel(ctx)
+}
+
+// describe calls say with each of the headers that an answer carries about its call.
+func describe(a relay.Answer, say func(key, value string)) {
+	if a.Instance != nil {
+		say(invoke.ServedByKey, wire.Printable(a.Instance.Cluster+"/"+a.Instance.Instance))
+	}
+	if a.Strategy != "" {
+		say(invoke.StrategyKey, a.Strategy)
+		say(invoke.AttemptsKey, strconv.Itoa(a.Attempts))
+	}
+}
+
+// summary is the answer that a broadcast as a whole counts as, without a response or an error.
+func summary(strategy string, replies []relay.Reply) relay.Answer {
+	a := relay.Answer{Strategy: strategy, Tier: -1}
+	for i := range replies {
+		a.Attempts += replies[i].Attempts
+	}
+	return a
+}
+
+// broadcastFailed names every target that failed; nil where none did. minSuccess is all.
+func broadcastFailed(replies []relay.Reply) *invoke.Error {
+	failed, text := 0, ""
+	for i := range replies {
+		if r := &replies[i]; !r.OK() {
+			failed++
+			text += "; " + r.Cluster + ": " + replyError(r)
+		}
+	}
+	if failed == 0 && len(replies) > 0 {
+		return nil
+	}
+	executed := codes.Unavailable
+	for i := range replies {
+		if r := &replies[i]; r.Err == nil || !r.Err.NotExecuted() {
+			executed = codes.Internal
+		}
+	}
+	return invoke.Errorf(executed, reasonBroadcast, "%d of %d targets failed%s", failed, len(replies), text)
+}
+
+const reasonBroadcast = "BROADCAST_FAILED"
+
+// replyError says in words why a reply is no success.
+func replyError(r *relay.Reply) string {
+	switch {
+	case r.Err != nil && r.Err.Reason == invoke.ReasonUnreachable:
+		return invoke.ReasonUnreachable
+	case r.Err != nil:
+		return r.Err.Error()
+	default:
+		return fmt.Sprintf("the application answered %d", r.Response.Status)
+	}
+}
+
+// listening wraps the error of a server that ended by itself.
+func listening(what string, l net.Listener, err error) error {
+	return fmt.Errorf("%s: serve on %s: %w", what, l.Addr(), err)
+}

@@ -1,0 +1,283 @@
+// Package relay makes the attempts of a call: it takes an instance from a Choice, delivers to it
+// (to an application of this node, or over CallLocalStream to the agent or sidecar next to it),
+// and where that failed decides whether another attempt is safe.
+//
+// It does not choose and keeps no view of instances; it serves nothing. Its goroutines are those
+// of a broadcast and of a request body being sent, joined before the call is over, and those of
+// gRPC connections, which Close ends.
+package relay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc/codes"
+
+	"github.com/farcall/farcall/agent/app"
+	"github.com/farcall/farcall/agent/invoke"
+	"github.com/farcall/farcall/internal/catalog"
+)
+
+// maxAttempts bounds one call, as strategies.md "Retries" says.
+const maxAttempts = 3
+
+// Apps delivers to an application of this node; *app.Channels does.
+type Apps interface {
+	Deliver(ctx context.Context, e app.Endpoint, r *invoke.Request) (*invoke.Response, error)
+}
+
+var _ Apps = (*app.Channels)(nil)
+
+// Config says who the agent is.
+type Config struct {
+	Cluster string
+	Node    string
+	// AccessLog is which calls are logged; empty means LogErrors.
+	AccessLog AccessLog
+}
+
+// Deps is what a Relay works with. All are needed.
+type Deps struct {
+	Router  Router
+	Apps    Apps
+	Log     *slog.Logger
+	Metrics prometheus.Registerer
+}
+
+// Relay makes calls. It is safe for concurrent use.
+type Relay struct {
+	router    Router
+	apps      Apps
+	peers     *peers
+	budget    *budget
+	metrics   *metrics
+	log       *slog.Logger
+	accessLog AccessLog
+}
+
+// New makes a relay; nothing is dialled before the first call.
+func New(c Config, d Deps) (*Relay, error) {
+	if d.Router == nil || d.Apps == nil || d.Log == nil || d.Metrics == nil {
+		return nil, errors.New("relay: Router, Apps, Log and Metrics are all needed")
+	}
+	if c.AccessLog == "" {
+		c.AccessLog = LogErrors
+	}
+	if !c.AccessLog.valid() {
+		return nil, fmt.Errorf("relay: accessLog %q: want off, errors or all", c.AccessLog)
+	}
+	m, err := newMetrics(d.Metrics)
+	if err != nil {
+		return nil, err
+	}
+	return &Relay{
+		router:    d.Router,
+		apps:      d.Apps,
+		peers:     newPeers(c.Cluster, c.Node),
+		budget:    newBudget(time.Now()),
+		metrics:   m,
+		log:       d.Log,
+		accessLog: c.AccessLog,
+	}, nil
+}
+
+// Close ends the connections to peers; no call may be under way.
+func (r *Relay) Close() { r.peers.close() }
+
+// Route asks the Router. The error is an *invoke.Error.
+func (r *Relay) Route(ctx context.Context, q Query) (Choice, *invoke.Error) {
+	ch, err := r.router.Route(ctx, q)
+	if err == nil {
+		return ch, nil
+	}
+	if e := invoke.FromContext(ctx); e != nil {
+		return nil, e
+	}
+	var e *invoke.Error
+	if !errors.As(err, &e) {
+		// Nothing was sent yet, whatever it was that failed.
+		e = invoke.NotDispatched("%v", err)
+	}
+	return nil, e
+}
+
+// Answer is what became of a call.
+type Answer struct {
+	// Response is what the application said, and its Body must be closed; nil where Err is set.
+	Response *invoke.Response
+	Err      *invoke.Error
+	// Instance is the one that answered; nil where none did.
+	Instance *catalog.Instance
+	Strategy string
+	// Tier is that of the instance that answered, -1 where none did.
+	Tier     int
+	Attempts int
+}
+
+// Do makes a call at one instance of ch, and at others where that is safe: up to three attempts
+// inside ctx's deadline, each at an instance not tried before. ctx must live until the answer's
+// body is closed.
+func (r *Relay) Do(ctx context.Context, ch Choice, req *invoke.Request) Answer {
+	r.budget.call()
+	a := Answer{Strategy: ch.Strategy(), Tier: -1}
+	for {
+		if err := invoke.FromContext(ctx); err != nil {
+			a.failed(err)
+			return a
+		}
+		t, ok := ch.Next()
+		if !ok {
+			break
+		}
+		a.Attempts++
+		resp, err := r.attempt(ctx, t, req)
+		if err == nil {
+			a.Response, a.Err = resp, nil
+			a.Instance, a.Tier = t.Instance, t.Tier
+			return a
+		}
+		a.failed(err)
+		if !r.again(ctx, a.Attempts, req, err) {
+			break
+		}
+	}
+	if a.Err == nil {
+		a.Err = invoke.Errorf(codes.Unavailable, invoke.ReasonNoInstance, "no instance of %s to call", req.Service)
+	}
+	return a
+}
+
+// failed keeps the error that the caller must know: once an attempt may have been executed, a
+// later one that was certainly not does not make the call one that was not.
+func (a *Answer) failed(err *invoke.Error) {
+	if a.Err == nil || !a.Err.OutcomeUnknown() || !err.NotExecuted() {
+		a.Err = err
+	}
+}
+
+// again decides whether a call that failed with err is tried once more.
+func (r *Relay) again(ctx context.Context, attempts int, req *invoke.Request, err *invoke.Error) bool {
+	if attempts >= maxAttempts || ctx.Err() != nil {
+		return false
+	}
+	reason := retryNotExecuted
+	switch {
+	case err.NotExecuted():
+	case err.OutcomeUnknown() && req.Idempotent():
+		reason = retryIdempotent
+	default:
+		return false
+	}
+	if !req.Replayable() {
+		r.metrics.retriesRefused.WithLabelValues(refusedBody).Inc()
+		return false
+	}
+	// The first retry of what was proven not executed cannot make a storm: nothing was served.
+	if outside := reason == retryNotExecuted && attempts == 1; !outside && !r.budget.take(time.Now()) {
+		r.metrics.retriesRefused.WithLabelValues(refusedBudget).Inc()
+		return false
+	}
+	r.metrics.retries.WithLabelValues(reason).Inc()
+	return true
+}
+
+// attempt delivers to one instance.
+func (r *Relay) attempt(ctx context.Context, t Target, req *invoke.Request) (*invoke.Response, *invoke.Error) {
+	began := time.Now()
+	var resp *invoke.Response
+	var err error
+	if t.Local {
+		resp, err = r.apps.Deliver(ctx, t.App, req)
+	} else {
+		resp, err = r.peers.deliver(ctx, t, req)
+	}
+	d := &delivery{metrics: r.metrics, done: t.Done, local: t.Local, ctx: ctx, latency: time.Since(began)}
+	if err != nil {
+		e := invoke.AsError(err)
+		d.finish(outcomeOf(e))
+		return nil, e
+	}
+	d.outcome = Served
+	if resp.ServerError() {
+		d.outcome = ServedError
+	}
+	d.body = resp.Body
+	resp.Body = d
+	return resp, nil
+}
+
+// outcomeOf says what an attempt's error tells of the instance. A refusal of the call itself
+// (malformed, denied) is an answer like any other.
+func outcomeOf(e *invoke.Error) Outcome {
+	switch {
+	case e.NotExecuted():
+		return NotExecuted
+	case e.OutcomeUnknown() || e.Code == codes.DeadlineExceeded:
+		return Lost
+	case e.Code == codes.Canceled:
+		return Abandoned
+	default:
+		return Served
+	}
+}
+
+// delivery is an attempt that is under way: the body of its answer, and the account of it that is
+// given when the body is closed.
+type delivery struct {
+	metrics *metrics
+	done    func(Outcome, time.Duration)
+	local   bool
+	ctx     context.Context
+	latency time.Duration
+	outcome Outcome
+	body    io.ReadCloser
+	over    atomic.Bool
+}
+
+func (d *delivery) Read(p []byte) (int, error) {
+	n, err := d.body.Read(p)
+	if err != nil && err != io.EOF {
+		d.outcome = Lost
+	}
+	return n, err
+}
+
+// WriteTo writes the body to w as it arrives.
+func (d *delivery) WriteTo(w io.Writer) (int64, error) {
+	n, err := invoke.Copy(w, d.body)
+	if err != nil {
+		d.outcome = Lost
+	}
+	return n, err
+}
+
+// Close ends the attempt.
+func (d *delivery) Close() error {
+	err := d.body.Close()
+	if d.outcome == Lost && errors.Is(d.ctx.Err(), context.Canceled) {
+		d.outcome = Abandoned
+	}
+	d.finish(d.outcome)
+	return err
+}
+
+func (d *delivery) finish(o Outcome) {
+	if d.over.Swap(true) {
+		return
+	}
+	d.metrics.attempt(d.local, o)
+	if d.done != nil {
+		d.done(o, d.latency)
+	}
+}
+
+var (
+	_ io.ReadCloser = (*delivery)(nil)
+	_ io.WriterTo   = (*delivery)(nil)
+)

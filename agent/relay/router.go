@@ -1,0 +1,76 @@
+package relay
+
+import (
+	"context"
+	"time"
+
+	"github.com/farcall/farcall/agent/app"
+	"github.com/farcall/farcall/internal/catalog"
+)
+
+// Query is what a caller asks for. Strategy and Cluster are the per-call override and pin, as
+// the caller wrote them; empty where it wrote none.
+type Query struct {
+	Name     catalog.Name
+	Strategy string
+	Cluster  string
+}
+
+// A Router turns a query into a choice of instances. It may wait for a view that is on its way,
+// no longer than ctx. An error is an *invoke.Error: InvalidArgument for a strategy or cluster
+// that is not, PermissionDenied for a denied override, NotFound, or Unavailable with a reason.
+// It is safe for concurrent use.
+type Router interface {
+	Route(ctx context.Context, q Query) (Choice, error)
+}
+
+// A Choice belongs to one call and is used by one goroutine at a time.
+type Choice interface {
+	// Strategy is the one in use, in its canonical spelling.
+	Strategy() string
+	// Next picks an instance, never one that this Choice gave before; false when there is none
+	// left. It does not block.
+	Next() (Target, bool)
+	// Clusters is not empty for broadcast only, which then uses these choices, local first,
+	// and never Next.
+	Clusters() []ClusterChoice
+}
+
+// ClusterChoice is one cluster's part in a broadcast. Choice is not used where Unreachable.
+type ClusterChoice struct {
+	Cluster     string
+	Unreachable bool
+	Choice      Choice
+}
+
+// Target is one picked instance.
+type Target struct {
+	Instance *catalog.Instance
+	// Local says that the instance is this node's own: it is delivered to at App; else Dial is
+	// the host:port where CallLocal is served for it.
+	Local bool
+	App   app.Endpoint
+	Dial  string
+	// Tier counts from 0, the best.
+	Tier int
+	// Done, where not nil, is called exactly once, when nothing more will come from or go to the
+	// instance for this call; latency is the time until its answer began.
+	Done func(o Outcome, latency time.Duration)
+}
+
+// Outcome says what one attempt tells of an instance.
+type Outcome uint8
+
+// The outcomes. Only Served and Abandoned say nothing against the instance.
+const (
+	Served      Outcome = iota // it answered
+	ServedError                // it answered with a server error of its own
+	NotExecuted                // it could not be reached, or refused
+	Lost                       // contact was lost, or the deadline passed: outcome unknown
+	Abandoned                  // the caller went away
+)
+
+var outcomeWords = [...]string{"served", "served_error", "not_executed", "lost", "abandoned"}
+
+// String gives the word as it stands in metrics.
+func (o Outcome) String() string { return outcomeWords[o] }

@@ -1,0 +1,309 @@
+// Package uplink keeps an agent connected to its federation: it follows the feed of one of the
+// synchronizers into a mirror, tells that synchronizer what the agent says of itself, and keeps
+// the last view on disk for a start with everything else down.
+//
+// It does not decide what the lists mean; the view does. A lost connection changes nothing that
+// was learnt.
+//
+// Goroutines: Run owns one that reports and one that saves, beside its own that reads.
+package uplink
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/keepalive"
+
+	catalogv1 "github.com/farcall/farcall/api/farcall/catalog/v1"
+	feedv1 "github.com/farcall/farcall/api/farcall/feed/v1"
+	"github.com/farcall/farcall/internal/keys"
+	"github.com/farcall/farcall/internal/mirror"
+)
+
+const (
+	// retryCap bounds the pause between two tries to connect; the pause is jittered below it.
+	retryCap = time.Second
+	// reportEvery is how often a connected agent says which revision it has applied.
+	reportEvery = 5 * time.Second
+	// leaveWithin bounds the goodbye on shutdown.
+	leaveWithin = time.Second
+	// maxMessage bounds one feed message: a snapshot's part or one transaction's changes.
+	maxMessage = 16 << 20
+)
+
+// Config is what an uplink is told.
+type Config struct {
+	// Synchronizers are host:port; any of them will do.
+	Synchronizers []string
+	// Agent is what the agent says of itself.
+	Agent *catalogv1.Agent
+	// File is where the last view is kept; empty for nowhere.
+	File string
+}
+
+// A Listener is told what the feed brought. Its methods are called by one goroutine.
+type Listener interface {
+	// Attach gives the mirror that Changed is about, once, before the first Changed.
+	Attach(*mirror.Mirror)
+	// Changed says what changed in the mirror.
+	Changed(mirror.Changes)
+}
+
+// Deps are what an uplink uses and does not make.
+type Deps struct {
+	Log      *slog.Logger
+	Metrics  prometheus.Registerer
+	Listener Listener
+}
+
+// Uplink is an agent's connection to its federation.
+type Uplink struct {
+	cfg      Config
+	log      *slog.Logger
+	listener Listener
+	metrics  *metrics
+	registry prometheus.Registerer
+
+	// Only Run's goroutine writes these two; the reporter and the saver read them.
+	federation atomic.Pointer[string]
+	mirror     atomic.Pointer[mirror.Mirror]
+
+	dirty     chan struct{} // holds a token while there is something to save
+	connected atomic.Bool
+	saves     uint64 // of the view over all its lives; load's, then the saver's
+}
+
+// New returns an uplink; it starts nothing.
+func New(cfg Config, deps Deps) *Uplink {
+	u := &Uplink{
+		cfg: cfg, log: deps.Log, listener: deps.Listener, registry: deps.Metrics,
+		dirty: make(chan struct{}, 1),
+	}
+	u.metrics = newMetrics(deps.Metrics, &u.connected)
+	return u
+}
+
+// Connected reports whether the feed is up.
+func (u *Uplink) Connected() bool { return u.connected.Load() }
+
+// Run loads the last view and then follows the feed until ctx is done, when it takes back the
+// agent's record, saves the view and returns ctx.Err(). A synchronizer that cannot be reached is
+// tried again for ever. It returns earlier only where the agent is in the wrong federation.
+func (u *Uplink) Run(ctx context.Context) error {
+	u.load()
+	g, gctx := errgroup.WithContext(ctx)
+	if u.cfg.File != "" {
+		g.Go(func() error { return u.keepSaved(gctx) })
+	}
+	if len(u.cfg.Synchronizers) > 0 {
+		g.Go(func() error { return u.follow(gctx) })
+	}
+	g.Go(func() error {
+		<-gctx.Done()
+		return gctx.Err()
+	})
+	return g.Wait()
+}
+
+// follow connects to one synchronizer after the other, beginning with a random one so that a
+// federation's agents spread over its replicas.
+func (u *Uplink) follow(ctx context.Context) error {
+	next := rand.IntN(len(u.cfg.Synchronizers))
+	told := "" // the last error that was logged: a synchronizer that stays away is news once
+	for ctx.Err() == nil {
+		address := u.cfg.Synchronizers[next%len(u.cfg.Synchronizers)]
+		next++
+		began := time.Now()
+		err := u.session(ctx, address)
+		u.connected.Store(false)
+		if ctx.Err() != nil {
+			break
+		}
+		if errors.Is(err, errFederation) {
+			return err
+		}
+		u.metrics.disconnects.Inc()
+		if word := fmt.Sprint(address, err); word != told {
+			u.log.Warn("no feed; calls go on with what is known", "synchronizer", address, "error", err)
+			told = word
+		}
+		if time.Since(began) > 2*retryCap {
+			told = ""
+		}
+		pause := time.NewTimer(rand.N(retryCap))
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+			pause.Stop()
+		}
+	}
+	return ctx.Err()
+}
+
+// errFederation says that a synchronizer belongs to another federation than the view on disk.
+var errFederation = errors.New("another federation")
+
+// session follows one synchronizer until the connection fails.
+func (u *Uplink) session(ctx context.Context, address string) error {
+	conn, err := grpc.NewClient(address,
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDisableServiceConfig(),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 5 * time.Second, PermitWithoutStream: true}),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)),
+	)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close() }() // nothing is lost with a connection that is given up
+	client := feedv1.NewFeedClient(conn)
+	// The report goes first on its way down: when it is refused (another agent has this place),
+	// the feed is not taken either. It outlives ctx by the time of a goodbye.
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return u.watch(gctx, client, address) })
+	g.Go(func() error { return u.report(gctx, ctx, client) })
+	return g.Wait()
+}
+
+// watch applies one stream of the feed.
+func (u *Uplink) watch(ctx context.Context, client feedv1.FeedClient, address string) error {
+	req := &feedv1.WatchRequest{Cluster: u.cfg.Agent.GetCluster(), Node: u.cfg.Agent.GetNode()}
+	if f := u.federation.Load(); f != nil {
+		req.Federation = *f
+		req.StoreId, req.Revision = u.mirror.Load().Position()
+	}
+	stream, err := client.Watch(ctx, req)
+	if err != nil {
+		return err
+	}
+	for {
+		m, err := stream.Recv()
+		if err != nil {
+			return err
+		}
+		if f := m.GetFederation(); f != "" {
+			if err := u.join(f); err != nil {
+				return fmt.Errorf("synchronizer %s: %w", address, err)
+			}
+			u.connected.Store(true)
+			u.log.Info("feed is up", "synchronizer", address, "federation", f, "rev", m.GetRevision())
+		}
+		if u.mirror.Load() == nil {
+			return errors.New("the feed's first message names no federation")
+		}
+		u.apply(m)
+	}
+}
+
+// join makes the mirror for the federation that the agent finds itself in.
+func (u *Uplink) join(federation string) error {
+	if f := u.federation.Load(); f != nil {
+		if *f != federation {
+			return fmt.Errorf("%w: it serves %q, this agent's data directory belongs to %q", errFederation, federation, *f)
+		}
+		return nil
+	}
+	schema, err := keys.New(federation)
+	if err != nil {
+		return err
+	}
+	m := mirror.New(schema)
+	u.registry.MustRegister(mirror.NewCollector(m, time.Now))
+	u.mirror.Store(m)
+	u.federation.Store(&federation)
+	u.listener.Attach(m)
+	return nil
+}
+
+// apply takes one message of the feed.
+func (u *Uplink) apply(m *feedv1.WatchResponse) {
+	mi := u.mirror.Load()
+	if m.GetSnapshotBegin() {
+		u.metrics.snapshots.Inc()
+		mi.Begin(m.GetStoreId())
+	}
+	ch := mi.Apply(time.Now(), m.GetEntries(), m.GetRevision())
+	if !ch.Empty() {
+		u.tell(ch)
+	}
+	if m.GetSnapshotEnd() {
+		u.tell(mi.End(m.GetRevision()))
+	}
+}
+
+// tell passes a change on and has it saved.
+func (u *Uplink) tell(ch mirror.Changes) {
+	u.listener.Changed(ch)
+	select {
+	case u.dirty <- struct{}{}:
+	default: // a save is due already
+	}
+}
+
+// report says what the agent is and how far it has come, until the session or the agent's life
+// is over. Only in the second case it says goodbye, so that its record goes with it: a lost
+// connection takes nothing back.
+func (u *Uplink) report(session, life context.Context, client feedv1.FeedClient) error {
+	sctx, cancel := context.WithCancel(context.WithoutCancel(session))
+	defer cancel()
+	stream, err := client.Report(sctx)
+	if err != nil {
+		return err
+	}
+	ended := make(chan error, 1)
+	go func() {
+		// The server answers only to refuse, or when all is said.
+		var resp feedv1.ReportResponse
+		ended <- stream.RecvMsg(&resp)
+	}()
+	tick := time.NewTicker(reportEvery)
+	defer tick.Stop()
+	for {
+		if err := stream.Send(u.reportNow(false)); err != nil {
+			return fmt.Errorf("report: %w", <-ended)
+		}
+		select {
+		case err := <-ended:
+			return fmt.Errorf("report: %w", err)
+		case <-tick.C:
+		case <-session.Done():
+			if life.Err() != nil {
+				u.leave(stream, cancel, ended)
+			} else {
+				cancel()
+				<-ended
+			}
+			return session.Err()
+		}
+	}
+}
+
+func (u *Uplink) reportNow(leaving bool) *feedv1.ReportRequest {
+	r := &feedv1.ReportRequest{Agent: u.cfg.Agent, Leaving: leaving}
+	if m := u.mirror.Load(); m != nil {
+		r.StoreId, r.Revision = m.Position()
+		r.Epochs = map[string]uint64{}
+		for _, c := range m.Clusters(time.Now()) {
+			r.Epochs[c.Name] = c.Epoch
+		}
+	}
+	return r
+}
+
+// leave takes the record back, without waiting longer than leaveWithin.
+func (u *Uplink) leave(stream grpc.ClientStreamingClient[feedv1.ReportRequest, feedv1.ReportResponse], cancel func(), ended <-chan error) {
+	limit := time.AfterFunc(leaveWithin, cancel)
+	defer limit.Stop()
+	if err := stream.Send(u.reportNow(true)); err == nil {
+		_ = stream.CloseSend() // the answer tells whether it arrived
+	}
+	<-ended
+}

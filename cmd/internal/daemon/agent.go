@@ -1,0 +1,113 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+
+	"github.com/farcall/farcall/agent"
+	"github.com/farcall/farcall/agent/app"
+	"github.com/farcall/farcall/internal/catalog"
+	"github.com/farcall/farcall/internal/config"
+	"github.com/farcall/farcall/internal/datadir"
+	"github.com/farcall/farcall/internal/version"
+	"github.com/farcall/farcall/resolvers"
+	"github.com/farcall/farcall/resolvers/consul"
+	"github.com/farcall/farcall/strategy"
+)
+
+// Agent runs an agent until ctx is done; then it drains and returns nil.
+func Agent(ctx context.Context, c *config.Agent, log *slog.Logger) error {
+	var dir *datadir.Dir
+	if c.DataDir != "" {
+		var err error
+		if dir, err = datadir.Open(c.DataDir, map[string]string{"cluster": c.Cluster, "node": c.Node}); err != nil {
+			return err
+		}
+		defer func() { _ = dir.Close() }() // all files are written by now
+	}
+	var l listeners
+	cfg, deps, err := agentParts(c, dir, &l, log)
+	if err != nil {
+		l.closeAll()
+		return err
+	}
+	a, err := agent.New(cfg, deps)
+	if err != nil {
+		l.closeAll()
+		return err
+	}
+	log.Info("agent starts", "cluster", c.Cluster, "node", c.Node, "advertise", cfg.Address,
+		"http", deps.HTTP.Addr(), "grpc", deps.GRPC.Addr(), "metrics", deps.Metrics.Addr())
+	return a.Run(ctx)
+}
+
+// agentParts makes what agent.New takes.
+func agentParts(c *config.Agent, dir *datadir.Dir, l *listeners, log *slog.Logger) (agent.Config, agent.Deps, error) {
+	registry := newRegistry()
+	cfg := agent.Config{
+		Cluster: c.Cluster, Node: c.Node,
+		Locality:      catalog.Locality{Region: c.Locality.Region, Zone: c.Locality.Zone},
+		Synchronizers: c.Synchronizers,
+		AccessLog:     c.AccessLog,
+		Version:       version.Get().Version,
+		Strategy:      strategy.Default,
+	}
+	deps := agent.Deps{Log: log, Registry: registry}
+	var err error
+	if c.Strategy != "" {
+		if cfg.Strategy, err = strategy.Parse(c.Strategy); err != nil {
+			return cfg, deps, fmt.Errorf("strategy: %w", err)
+		}
+	}
+	kinds := newRegistries(log, registry)
+	if cfg.Intake, err = kinds.intake(c.Cluster, c.Resolvers, c.Guard); err != nil {
+		return cfg, deps, err
+	}
+	for _, a := range c.Apps {
+		cfg.Apps = append(cfg.Apps, agent.App{
+			Name: catalog.Name{Namespace: a.Namespace, Service: a.ID},
+			Port: a.Port, Protocol: app.Protocol(a.Protocol), Register: a.Register,
+		})
+	}
+	if deps.Registrar, err = kinds.registrar(c); err != nil {
+		return cfg, deps, err
+	}
+	if dir != nil {
+		cfg.ViewFile = dir.File("view")
+	}
+	if deps.Internal, err = l.internal(c.Internal.Listen, dir); err != nil {
+		return cfg, deps, err
+	}
+	add := func(key string, c config.Listener) net.Listener {
+		network, address := c.Network()
+		return l.add(key, network, address)
+	}
+	deps.HTTP = add("http.listen", c.HTTP)
+	deps.GRPC = add("grpc.listen", c.GRPC)
+	deps.Metrics = add("metrics.listen", c.Metrics)
+	if l.err != nil {
+		return cfg, deps, l.err
+	}
+	cfg.Address, err = advertised(c, deps.Internal.Addr())
+	return cfg, deps, err
+}
+
+// registrar is the first registry of the agent that takes registrations; nil where no
+// application asks for one.
+func (r *registries) registrar(c *config.Agent) (resolvers.Registrar, error) {
+	wanted := false
+	for _, a := range c.Apps {
+		wanted = wanted || a.Register
+	}
+	if !wanted {
+		return nil, nil
+	}
+	for _, at := range c.Resolvers {
+		if at.Consul != nil {
+			return consul.NewRegistrar(consulConfig(at.Consul), consul.Deps{Log: r.log, Metrics: r.consul, Registry: "consul"})
+		}
+	}
+	return nil, fmt.Errorf("apps: register needs a registry that takes registrations (consul)")
+}

@@ -1,0 +1,137 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/farcall/farcall/internal/catalog"
+	"github.com/farcall/farcall/internal/config"
+	"github.com/farcall/farcall/internal/datadir"
+)
+
+// listeners opens listeners and closes them all again where a later one cannot be opened.
+type listeners struct {
+	open []net.Listener
+	err  error
+}
+
+// add opens one listener; key is the configuration's, for the message. After a failure it does
+// nothing more.
+func (l *listeners) add(key, network, address string) net.Listener {
+	if l.err != nil {
+		return nil
+	}
+	if network == "unix" {
+		// A socket file that a killed process left behind is in nobody's way but ours.
+		if c, err := net.Dial("unix", address); err == nil {
+			_ = c.Close()
+			l.fail(key, address, syscall.EADDRINUSE)
+			return nil
+		}
+		if err := os.Remove(address); err != nil && !errors.Is(err, os.ErrNotExist) {
+			l.fail(key, address, err)
+			return nil
+		}
+	}
+	n, err := net.Listen(network, address)
+	if err != nil {
+		l.fail(key, address, err)
+		return nil
+	}
+	l.open = append(l.open, n)
+	return n
+}
+
+func (l *listeners) fail(key, address string, err error) {
+	if errors.Is(err, syscall.EADDRINUSE) {
+		err = fmt.Errorf("%s is in use: stop who listens there, or choose another address", address)
+	}
+	l.err = fmt.Errorf("%s: %w", key, err)
+}
+
+func (l *listeners) closeAll() {
+	for _, n := range l.open {
+		_ = n.Close() // nobody was served
+	}
+}
+
+const portFile = "internal-port"
+
+// internal opens the listener that peers dial. Where its port is 0, the port that was drawn
+// before is taken again: peers keep it for the time that the synchronizer is away.
+func (l *listeners) internal(listen string, dir *datadir.Dir) (net.Listener, error) {
+	host, port, err := net.SplitHostPort(listen)
+	if err != nil || port != "0" || dir == nil {
+		return l.add("internal.listen", "tcp", listen), nil
+	}
+	if b, err := os.ReadFile(dir.File(portFile)); err == nil {
+		if p, err := strconv.Atoi(strings.TrimSpace(string(b))); err == nil && p > 0 && p < 1<<16 {
+			if n, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(p))); err == nil {
+				l.open = append(l.open, n)
+				return n, nil
+			}
+		}
+	}
+	n := l.add("internal.listen", "tcp", listen)
+	if n == nil {
+		return nil, nil
+	}
+	_, drawn, err := net.SplitHostPort(n.Addr().String())
+	if err != nil {
+		return nil, err
+	}
+	return n, datadir.WriteFile(dir.File(portFile), []byte(drawn+"\n"))
+}
+
+// advertised is where peers reach the internal listener: what is configured, else the host that
+// it listens on, else, where that is every address, the one that this machine uses towards the
+// synchronizer.
+func advertised(c *config.Agent, bound net.Addr) (string, error) {
+	host, port, err := net.SplitHostPort(bound.String())
+	if err != nil {
+		return "", fmt.Errorf("internal.listen: %w", err)
+	}
+	if a := c.Internal.Advertise; a != "" {
+		if h, p, err := net.SplitHostPort(a); err == nil {
+			host, port = h, p
+		} else {
+			host = strings.Trim(a, "[]")
+		}
+		return net.JoinHostPort(host, port), nil
+	}
+	if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {
+		if host, err = towards(c.Synchronizers); err != nil {
+			return "", err
+		}
+	}
+	address := net.JoinHostPort(host, port)
+	if err := catalog.CheckHostPort(address); err != nil {
+		return "", fmt.Errorf("internal.advertise: %w", err)
+	}
+	return address, nil
+}
+
+// towards returns this machine's source address for the first synchronizer that has a route.
+// Nothing is sent: connecting a UDP socket only chooses the route.
+func towards(synchronizers []string) (string, error) {
+	var errs []error
+	for _, s := range synchronizers {
+		c, err := net.Dial("udp", s)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		host, _, err := net.SplitHostPort(c.LocalAddr().String())
+		_ = c.Close() // nothing was sent
+		if err == nil {
+			return host, nil
+		}
+		errs = append(errs, err)
+	}
+	return "", fmt.Errorf("internal.advertise: no address of this machine leads to a synchronizer, so set it: %w", errors.Join(errs...))
+}

@@ -1,0 +1,280 @@
+// Package config reads the two daemons' configuration files: strict YAML in, one typed and
+// valid struct out, or every mistake at once, each with its file, line and path.
+//
+// It does not open what a configuration points to (sockets, certificates, token files), it
+// does not ask whether anybody answers there, and it runs no goroutines. The
+// struct tags are the one list of keys and defaults; docs/configuration.md is tested against
+// them.
+package config
+
+import (
+	"bytes"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// Synchronizer is the configuration of cmd/synchronizer. A value that a Parse or Read function
+// returned is complete and valid: defaults are filled in.
+type Synchronizer struct {
+	// Federation is the name under which the clusters share a store: an RFC 1123 label.
+	Federation string `yaml:"federation"`
+	// Listen is host:port of the gRPC listener: admin and feed. Port 0 takes a free one.
+	Listen string `yaml:"listen" default:"127.0.0.1:7700"`
+	// Insecure allows Listen to be plaintext on an address that is not loopback.
+	Insecure bool `yaml:"insecure,omitempty"`
+	// HTTP serves metrics and health.
+	HTTP  Listener `yaml:"http" default:"listen=127.0.0.1:7701"`
+	Store Store    `yaml:"store"`
+	// DataDir is where a synchronizer with an external store keeps what it must remember itself
+	// (the highest epochs); empty: nothing on disk. An embedded store has its own.
+	DataDir  string    `yaml:"dataDir,omitempty"`
+	Clusters []Cluster `yaml:"clusters"`
+	Guard    Guard     `yaml:"guard"`
+
+	_ struct{} `later:"admin,tls"`
+}
+
+// Agent is the configuration of cmd/agent. A value that a Parse or Read function returned is
+// complete and valid: defaults are filled in.
+type Agent struct {
+	// Cluster is the cluster that this agent's node is part of: an RFC 1123 label.
+	Cluster string `yaml:"cluster"`
+	// Node is this machine as the registry names it; by default the host's name.
+	Node     string   `yaml:"node"`
+	Locality Locality `yaml:"locality,omitempty"`
+	// Synchronizers are host:port of the federation's synchronizers, at least one.
+	Synchronizers []string `yaml:"synchronizers"`
+	// DataDir keeps the last view and the internal port over restarts; empty: nothing on disk.
+	DataDir string `yaml:"dataDir,omitempty"`
+	// Resolvers read the registries of the agent's own cluster. Without any, the own cluster's
+	// list comes from the feed as well.
+	Resolvers []Resolver `yaml:"resolvers"`
+	// Internal is where peers deliver calls for this node's applications.
+	Internal Internal `yaml:"internal"`
+	// HTTP and GRPC are what applications of this node call.
+	HTTP Listener `yaml:"http" default:"listen=127.0.0.1:3500"`
+	GRPC Listener `yaml:"grpc" default:"listen=127.0.0.1:50001"`
+	// Metrics serves metrics and health.
+	Metrics Listener `yaml:"metrics" default:"listen=127.0.0.1:9464"`
+	Apps    []App    `yaml:"apps"`
+	// Strategy is the cluster strategy of this agent's callers where nothing more specific says
+	// otherwise, in its canonical spelling; empty: strategy.Default.
+	Strategy string `yaml:"strategy,omitempty"`
+	// AccessLog says which calls get a line in the log: off, errors or all.
+	AccessLog string `yaml:"accessLog" default:"errors"`
+	Guard     Guard  `yaml:"guard"`
+
+	_ struct{} `later:"admin,dapr,tls"`
+}
+
+// Cluster is one cluster that a synchronizer gathers.
+type Cluster struct {
+	// Name is an RFC 1123 label, unique in the federation.
+	Name     string            `yaml:"name"`
+	Locality Locality          `yaml:"locality,omitempty"`
+	Labels   map[string]string `yaml:"labels,omitempty"`
+	// Resolvers read the cluster's registries; their lists are joined.
+	Resolvers []Resolver `yaml:"resolvers"`
+
+	_ struct{} `later:"via"`
+}
+
+// Locality says where a cluster or an agent is; empty fields are unknown.
+type Locality struct {
+	Region string `yaml:"region,omitempty"`
+	Zone   string `yaml:"zone,omitempty"`
+}
+
+// Resolver is one registry to read: exactly one of its fields is set.
+type Resolver struct {
+	Consul *Consul `yaml:"consul,omitempty"`
+	File   *File   `yaml:"file,omitempty"`
+
+	_ struct{} `later:"dns,kubernetes,mdns"`
+}
+
+// Kind gives the key of the registry's kind, for example "consul".
+func (r Resolver) Kind() string {
+	switch {
+	case r.Consul != nil:
+		return "consul"
+	case r.File != nil:
+		return "file"
+	}
+	return ""
+}
+
+// Scope gives what every kind of registry says about the services to take from it.
+func (r Resolver) Scope() Scope {
+	switch {
+	case r.Consul != nil:
+		return r.Consul.Scope
+	case r.File != nil:
+		return r.File.Scope
+	}
+	return Scope{}
+}
+
+// Scope says which services of a registry are taken, and into which namespace. It stands in the
+// block of every kind of resolver.
+type Scope struct {
+	// Namespace is where all services of the registry live. Exactly one of Namespace and
+	// Namespaces is set.
+	Namespace string `yaml:"namespace,omitempty"`
+	// Namespaces maps the registry's own namespaces to ours.
+	Namespaces map[string]string `yaml:"namespaces,omitempty"`
+	// Include and Exclude are patterns, as path.Match reads them, on service names. An empty
+	// Include takes all; Exclude wins.
+	Include []string `yaml:"include,omitempty"`
+	Exclude []string `yaml:"exclude"`
+}
+
+// Consul is a Consul agent or server to read, and at an agent to register applications in.
+type Consul struct {
+	// Address is host:port or an http(s) URL of Consul's HTTP API.
+	Address    string `yaml:"address" default:"127.0.0.1:8500"`
+	Datacenter string `yaml:"datacenter,omitempty"`
+	// Token is the ACL token; TokenFile names a file that holds it. At most one is set.
+	Token     Secret `yaml:"token,omitempty"`
+	TokenFile string `yaml:"tokenFile,omitempty"`
+	// TLS, where it is set, means HTTPS.
+	TLS *TLS `yaml:"tls,omitempty"`
+	// DaprPortKey is the key in a service's Consul metadata that holds the port of its relay:
+	// Dapr's convention, see its Consul name resolution component (daprPortMetaKey).
+	DaprPortKey string `yaml:"daprPortKey" default:"DAPR_PORT"`
+	Scope       `yaml:",inline" default:"exclude=consul,*-sidecar-proxy"`
+}
+
+// File is a file of services to read.
+type File struct {
+	Path  string `yaml:"path"`
+	Scope `yaml:",inline"`
+}
+
+// Store is where the federation's lists are kept: exactly one of its fields is set.
+type Store struct {
+	Embedded *Embedded `yaml:"embedded,omitempty"`
+	Etcd     *Etcd     `yaml:"etcd,omitempty"`
+}
+
+// Embedded is an etcd inside the synchronizer's process; there is then exactly one synchronizer.
+type Embedded struct {
+	DataDir string `yaml:"dataDir" default:"./farcall-data"`
+}
+
+// Etcd is an external etcd.
+type Etcd struct {
+	// Endpoints are host:port or http(s) URLs of its members, at least one.
+	Endpoints []string `yaml:"endpoints"`
+	TLS       *TLS     `yaml:"tls,omitempty"`
+}
+
+// TLS is what a client needs to speak TLS. Without CA, the system's authorities are trusted;
+// Cert and Key are set together or not at all. All three are paths of PEM files.
+type TLS struct {
+	Cert string `yaml:"cert,omitempty"`
+	Key  string `yaml:"key,omitempty"`
+	CA   string `yaml:"ca,omitempty"`
+}
+
+// Listener is one plaintext listener.
+type Listener struct {
+	// Listen is host:port or unix:///path. Port 0 takes a free one.
+	Listen string `yaml:"listen"`
+	// Insecure allows an address that is neither loopback nor a unix socket.
+	Insecure bool `yaml:"insecure,omitempty"`
+
+	_ struct{} `later:"tls"`
+}
+
+// Network gives what net.Listen takes: "tcp" and host:port, or "unix" and a path.
+func (l Listener) Network() (network, address string) {
+	if path, ok := strings.CutPrefix(l.Listen, "unix://"); ok {
+		return "unix", path
+	}
+	return "tcp", l.Listen
+}
+
+// Internal is the listener that peers dial.
+type Internal struct {
+	// Listen is host:port. Port 0 takes a free one, the same again while DataDir remembers it.
+	Listen string `yaml:"listen" default:"127.0.0.1:0"`
+	// Advertise is host or host:port as peers reach it; empty: the host of Listen, or, where that
+	// is unspecified, the source address towards the synchronizer.
+	Advertise string `yaml:"advertise,omitempty"`
+	// Insecure allows an address that is not loopback.
+	Insecure bool `yaml:"insecure,omitempty"`
+
+	_ struct{} `later:"tls"`
+}
+
+// App says how calls for one application of this node are delivered.
+type App struct {
+	// ID is the app-id, unique in its namespace at this agent.
+	ID        string `yaml:"id"`
+	Namespace string `yaml:"namespace" default:"default"`
+	// Port is the application's own, 1 to 65535; 0: only its registry knows it.
+	Port int `yaml:"port,omitempty"`
+	// Protocol is http, h2c or grpc.
+	Protocol string `yaml:"protocol" default:"http"`
+	// Register puts the application into the node's own registry, one that takes registrations.
+	Register bool `yaml:"register,omitempty"`
+
+	_ struct{} `later:"tls,token"`
+}
+
+// Guard tunes the guard against implausible removals.
+type Guard struct {
+	// Hold is how long removals above the floor are held at most. Longer rides out longer
+	// registry failures and shows true mass removals later.
+	Hold time.Duration `yaml:"hold" default:"60s"`
+}
+
+// Secret is a text that is never printed: every formatting verb, log line and encoding shows
+// that it is there, not what it is.
+type Secret string
+
+const redacted = "<redacted>"
+
+// Value gives the secret itself.
+func (s Secret) Value() string { return string(s) }
+
+// String hides a secret that is set.
+func (s Secret) String() string {
+	if s == "" {
+		return ""
+	}
+	return redacted
+}
+
+// Format hides the secret from every verb of package fmt.
+func (s Secret) Format(f fmt.State, _ rune) { fmt.Fprint(f, s.String()) }
+
+// LogValue hides the secret from package slog.
+func (s Secret) LogValue() slog.Value { return slog.StringValue(s.String()) }
+
+// MarshalText hides the secret from encoders.
+func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// Effective gives the configuration with all defaults filled in, as YAML that reads back as the
+// same configuration but for its secrets, which are redacted.
+func (s *Synchronizer) Effective() []byte { return effective(s) }
+
+// Effective gives the configuration with all defaults filled in, as YAML that reads back as the
+// same configuration but for its secrets, which are redacted.
+func (a *Agent) Effective() []byte { return effective(a) }
+
+func effective(v any) []byte {
+	var b bytes.Buffer
+	e := yaml.NewEncoder(&b)
+	e.SetIndent(2)
+	// Writing plain structs into memory has no way to fail; an error would be shown in place.
+	if err := e.Encode(v); err != nil {
+		fmt.Fprintf(&b, "# %v\n", err)
+	}
+	return b.Bytes()
+}

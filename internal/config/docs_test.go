@@ -1,0 +1,123 @@
+package config
+
+import (
+	"maps"
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/farcall/farcall/internal/testkit"
+)
+
+// leaves lists the keys below a type that hold a value or a list of registries, as the document
+// writes them, with their defaults.
+func leaves(t *testing.T, typ reflect.Type, path, below string, out map[string]string) {
+	t.Helper()
+	for i := range typ.NumField() {
+		f := typ.Field(i)
+		if f.Tag.Get("later") != "" {
+			continue
+		}
+		key, options, _ := strings.Cut(f.Tag.Get("yaml"), ",")
+		if key == "" && options != "inline" {
+			t.Errorf("%s.%s has no key", typ, f.Name)
+		}
+		at, ft, def := child(path, key), f.Type, f.Tag.Get("default")
+		if options == "inline" {
+			at = path
+		} else if name, value, ok := strings.Cut(below, "="); ok && name == key {
+			def = value
+		}
+		for ft.Kind() == reflect.Pointer {
+			ft = ft.Elem()
+		}
+		switch {
+		case ft == reflect.TypeFor[[]Resolver]():
+			out[at] = ""
+		case ft.Kind() == reflect.Struct:
+			leaves(t, ft, at, def, out)
+		case ft.Kind() == reflect.Slice && ft.Elem().Kind() == reflect.Struct:
+			leaves(t, ft.Elem(), at+"[]", "", out)
+		default:
+			if ft.Kind() == reflect.Bool {
+				def = "false"
+			}
+			out[at] = def
+		}
+	}
+}
+
+// documented lists the keys in the tables under a heading, with what stands in the column of
+// defaults.
+func documented(t *testing.T, text, heading string) map[string]string {
+	t.Helper()
+	_, section, ok := strings.Cut(text, "\n## "+heading+"\n")
+	if !ok {
+		t.Fatalf("no heading %s", heading)
+	}
+	section, _, _ = strings.Cut(section, "\n## ")
+	out := map[string]string{}
+	for _, m := range regexp.MustCompile("(?m)^\\| `([^`]+)` \\| ([^|]*) \\| [A-Za-z].*\\. \\|$").FindAllStringSubmatch(section, -1) {
+		if _, twice := out[m[1]]; twice {
+			t.Errorf("%s: %s stands twice", heading, m[1])
+		}
+		out[m[1]] = m[2]
+	}
+	return out
+}
+
+func TestDocumentNamesEveryKeyAndDefault(t *testing.T) {
+	b, err := os.ReadFile(filepath.Join(testkit.Root(t), "docs", "configuration.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for heading, typ := range map[string]reflect.Type{
+		"Synchronizer": reflect.TypeFor[Synchronizer](),
+		"Agent":        reflect.TypeFor[Agent](),
+		"Resolvers":    reflect.TypeFor[Resolver](),
+	} {
+		keys, doc := map[string]string{}, documented(t, string(b), heading)
+		leaves(t, typ, "", "", keys)
+		for _, key := range slices.Sorted(maps.Keys(keys)) {
+			cell, ok := doc[key]
+			if !ok {
+				t.Errorf("%s: %s has no line in docs/configuration.md", heading, key)
+				continue
+			}
+			want := "`" + strings.ReplaceAll(keys[key], ",", "`, `") + "`"
+			if keys[key] != "" && cell != want {
+				t.Errorf("%s: the default of %s is %s, the document says %s", heading, key, want, cell)
+			}
+			if keys[key] == "" && strings.Contains(cell, "`") && !strings.HasPrefix(cell, "the ") {
+				t.Errorf("%s: %s has no default, the document says %s", heading, key, cell)
+			}
+		}
+		for _, key := range slices.Sorted(maps.Keys(doc)) {
+			if _, ok := keys[key]; !ok {
+				t.Errorf("%s: docs/configuration.md has a line for %s, which no daemon takes", heading, key)
+			}
+		}
+	}
+}
+
+// The two examples of the document are what they say they are: configurations.
+func TestDocumentedExamplesAreValid(t *testing.T) {
+	b, err := os.ReadFile(filepath.Join(testkit.Root(t), "docs", "configuration.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks := regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllStringSubmatch(string(b), -1)
+	if len(blocks) != 2 {
+		t.Fatalf("found %d examples, want one for each daemon", len(blocks))
+	}
+	if _, err := ParseSynchronizer("docs/configuration.md", []byte(blocks[0][1])); err != nil {
+		t.Error(err)
+	}
+	if _, err := ParseAgent("docs/configuration.md", []byte(blocks[1][1])); err != nil {
+		t.Error(err)
+	}
+}

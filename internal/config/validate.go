@@ -1,0 +1,346 @@
+package config
+
+import (
+	"fmt"
+	"maps"
+	"os"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/farcall/farcall/internal/catalog"
+	"github.com/farcall/farcall/strategy"
+)
+
+// Words that a key may have, canonical ones first.
+var (
+	protocols      = []string{"http", "h2c", "grpc"}
+	laterProtocols = []string{"https", "dapr"}
+	accessLogs     = []string{"off", "errors", "all"}
+)
+
+// validator checks what a struct says, after its shape was right, and fills in the defaults
+// that depend on other keys.
+type validator struct{ *report }
+
+func (v *validator) synchronizer(s *Synchronizer) {
+	v.clusterName("federation", s.Federation, "federation: demo")
+	v.listener("", Listener{Listen: s.Listen, Insecure: s.Insecure}, "7700", false)
+	v.listener("http", s.HTTP, "7701", true)
+	v.store(s)
+	v.guard(s.Guard)
+
+	names := map[string]string{}
+	for i, c := range s.Clusters {
+		at := fmt.Sprintf("clusters[%d]", i)
+		v.clusterName(at+".name", c.Name, "name: east")
+		if first, ok := names[c.Name]; ok && c.Name != "" {
+			v.errorf(at+".name", "%q is the name of %s in line %d as well: cluster names are unique", c.Name, first, v.lines[first])
+		} else {
+			names[c.Name] = at
+		}
+		v.missing(at, "resolvers", len(c.Resolvers) == 0, "a cluster needs at least one registry to read, for example resolvers: [{file: {path: ./services.yaml}}]")
+		v.resolvers(at+".resolvers", c.Resolvers)
+	}
+}
+
+func (v *validator) agent(a *Agent) {
+	v.clusterName("cluster", a.Cluster, "cluster: east")
+	v.node(a)
+	v.missing("", "synchronizers", len(a.Synchronizers) == 0, "want at least one address, for example synchronizers: [127.0.0.1:7700]")
+	for i, s := range a.Synchronizers {
+		at := fmt.Sprintf("synchronizers[%d]", i)
+		if err := checkDial(s, "7700"); err != nil {
+			v.errorf(at, "%v", err)
+		} else if slices.Index(a.Synchronizers, s) < i {
+			v.errorf(at, "%s is listed twice", s)
+		}
+	}
+	v.resolvers("resolvers", a.Resolvers)
+	v.internal(a)
+	v.listener("http", a.HTTP, "3500", true)
+	v.listener("grpc", a.GRPC, "50001", true)
+	v.listener("metrics", a.Metrics, "9464", true)
+	v.apps(a)
+	v.strategy(a)
+	v.word("accessLog", a.AccessLog, accessLogs, nil)
+	v.guard(a.Guard)
+}
+
+// missing notes a key that is not there, or not filled, unless a mistake that was noted already
+// explains it.
+func (v *validator) missing(block, key string, is bool, want string) {
+	if !is {
+		return
+	}
+	at := child(block, key)
+	if _, ok := v.lines[at]; ok {
+		v.errorf(at, "is empty: %s", want)
+		return
+	}
+	v.errorf(at, "is missing: %s", want)
+}
+
+func (v *validator) clusterName(at, name, example string) {
+	if name == "" {
+		block := parent(at)
+		v.missing(block, strings.TrimPrefix(at[len(block):], "."), true, "write, for example, "+example)
+		return
+	}
+	err := catalog.CheckClusterName(name)
+	if err == nil {
+		return
+	}
+	problem := strings.TrimPrefix(err.Error(), "cluster name ")
+	mended := strings.NewReplacer("_", "-", ".", "-", " ", "-").Replace(strings.ToLower(strings.TrimSpace(name)))
+	if catalog.CheckClusterName(mended) == nil {
+		problem += fmt.Sprintf("; did you mean %q?", mended)
+	}
+	v.errorf(at, "%s", problem)
+}
+
+// node fills in and checks the node's name.
+func (v *validator) node(a *Agent) {
+	if a.Node == "" && !v.bad["node"] {
+		host, err := os.Hostname()
+		if err != nil {
+			v.errorf("node", "is missing, and the host's name cannot be read: %v", err)
+			return
+		}
+		a.Node = host
+	}
+	if err := checkName(a.Node); a.Node != "" && err != nil {
+		v.errorf("node", "%v", err)
+	}
+}
+
+// checkName holds a word to the rules of catalog names.
+func checkName(s string) error {
+	err := catalog.Name{Namespace: catalog.DefaultNamespace, Service: s}.Check()
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s", strings.TrimPrefix(err.Error(), "service "))
+}
+
+// listener checks one plaintext listener. Block is the key of its block; empty for the top
+// level.
+func (v *validator) listener(block string, l Listener, port string, unix bool) {
+	at := child(block, "listen")
+	if block == "" {
+		at = "listen"
+	}
+	if err := checkListen(l.Listen, port, unix); err != nil {
+		v.errorf(at, "%v", err)
+		return
+	}
+	v.plaintext(at, block, l.Listen, l.Insecure)
+}
+
+// plaintext holds a listener without TLS to loopback, unless it says otherwise in so many words.
+func (v *validator) plaintext(at, block, listen string, insecure bool) {
+	if insecure || strings.HasPrefix(listen, "unix:") || catalog.IsLoopback(listen) {
+		return
+	}
+	where := "at the top level"
+	if block != "" {
+		where = fmt.Sprintf("in the %q block", block)
+	}
+	v.errorf(at, "%s is plaintext and not loopback: anybody who reaches it can read and speak; to allow that, write \"insecure: true\" %s", listen, where)
+}
+
+func (v *validator) store(s *Synchronizer) {
+	switch st := &s.Store; {
+	case st.Embedded != nil && st.Etcd != nil:
+		v.errorf("store", "has both embedded and etcd: want one")
+	case st.Etcd != nil:
+		v.etcd(st.Etcd)
+	case v.bad["store"] || v.bad[child("store", "*")]:
+	default:
+		if st.Embedded == nil {
+			st.Embedded = &Embedded{}
+			setDefaultsOf(st.Embedded)
+		}
+		v.missing("store.embedded", "dataDir", st.Embedded.DataDir == "", "want a folder, for example ./farcall-data")
+		if s.DataDir != "" {
+			v.errorf("dataDir", "is for an external store; the embedded one keeps everything in store.embedded.dataDir")
+		}
+	}
+}
+
+func (v *validator) etcd(e *Etcd) {
+	v.missing("store.etcd", "endpoints", len(e.Endpoints) == 0, "want at least one address, for example endpoints: [127.0.0.1:2379]")
+	for i, s := range e.Endpoints {
+		v.endpoint(fmt.Sprintf("store.etcd.endpoints[%d]", i), s, "2379", e.TLS, "store.etcd.tls")
+	}
+	v.tls("store.etcd.tls", e.TLS)
+}
+
+// endpoint checks the address of a server that is spoken to over HTTP or HTTP/2.
+func (v *validator) endpoint(at, address, port string, tls *TLS, tlsAt string) {
+	scheme, err := checkEndpoint(address, port)
+	switch {
+	case err != nil:
+		v.errorf(at, "%v", err)
+	case scheme == "http" && tls != nil:
+		v.errorf(at, "%s is plaintext, but %s in line %d asks for TLS: write https://, or leave the scheme out", address, tlsAt, v.lines[tlsAt])
+	}
+}
+
+func (v *validator) tls(at string, t *TLS) {
+	switch {
+	case t == nil:
+	case t.Cert != "" && t.Key == "":
+		v.errorf(at+".cert", "stands without %s.key: a certificate needs its key", at)
+	case t.Key != "" && t.Cert == "":
+		v.errorf(at+".key", "stands without %s.cert: a key needs its certificate", at)
+	}
+}
+
+func (v *validator) resolvers(at string, list []Resolver) {
+	for i := range list {
+		r, at := &list[i], fmt.Sprintf("%s[%d]", at, i)
+		switch {
+		case r.Consul != nil && r.File != nil:
+			v.errorf(at, "has both consul and file: want one kind; write a list entry for each")
+		case r.Consul != nil:
+			v.consul(at+".consul", r.Consul)
+		case r.File != nil:
+			v.missing(at+".file", "path", r.File.Path == "", "want the path of a file of services")
+			v.scope(at+".file", &r.File.Scope)
+		case !v.bad[child(at, "*")]:
+			v.errorf(at, "names no registry: want one of consul, file")
+		}
+	}
+}
+
+func (v *validator) consul(at string, c *Consul) {
+	v.endpoint(at+".address", c.Address, "8500", c.TLS, at+".tls")
+	v.tls(at+".tls", c.TLS)
+	if c.Token != "" && c.TokenFile != "" {
+		v.errorf(at+".tokenFile", "stands beside %s.token: want one of them", at)
+	}
+	v.missing(at, "daprPortKey", c.DaprPortKey == "", "want the metadata key of the relay's port, DAPR_PORT by Dapr's convention")
+	v.scope(at, &c.Scope)
+}
+
+func (v *validator) scope(at string, s *Scope) {
+	switch {
+	case s.Namespace != "" && len(s.Namespaces) > 0:
+		v.errorf(at+".namespaces", "stands beside %s.namespace: want one of them", at)
+	case s.Namespace != "":
+		v.namespace(at+".namespace", s.Namespace)
+	case len(s.Namespaces) == 0:
+		s.Namespace = catalog.DefaultNamespace
+	}
+	for _, theirs := range slices.Sorted(maps.Keys(s.Namespaces)) {
+		v.namespace(child(at+".namespaces", theirs), s.Namespaces[theirs])
+	}
+	v.patterns(at+".include", s.Include)
+	v.patterns(at+".exclude", s.Exclude)
+}
+
+func (v *validator) patterns(at string, patterns []string) {
+	for i, p := range patterns {
+		if _, err := path.Match(p, ""); err != nil || p == "" {
+			v.errorf(fmt.Sprintf("%s[%d]", at, i), "%q is not a pattern: want a service name with * and ? for what is left open", p)
+		}
+	}
+}
+
+func (v *validator) namespace(at, ns string) {
+	if err := checkName(ns); err != nil {
+		v.errorf(at, "%v", err)
+	}
+}
+
+func (v *validator) internal(a *Agent) {
+	in := a.Internal
+	if err := checkListen(in.Listen, "50002", false); err != nil {
+		v.errorf("internal.listen", "%v", err)
+		return
+	}
+	v.plaintext("internal.listen", "internal", in.Listen, in.Insecure)
+	if in.Advertise != "" {
+		if err := checkAdvertise(in.Advertise); err != nil {
+			v.errorf("internal.advertise", "%v", err)
+			return
+		}
+	}
+	i := slices.IndexFunc(a.Synchronizers, func(s string) bool {
+		return checkDial(s, "7700") == nil && !catalog.IsLoopback(s)
+	})
+	if i < 0 {
+		return
+	}
+	far := fmt.Sprintf("synchronizers[%d] (%s)", i, a.Synchronizers[i])
+	if catalog.IsLoopback(in.Listen) {
+		v.errorf("internal.listen", "%s is loopback but %s is not: agents of other machines could not reach this one; set internal.listen to an address that they reach", in.Listen, far)
+	} else if in.Advertise != "" && catalog.IsLoopback(in.Advertise) {
+		v.errorf("internal.advertise", "%s is loopback but %s is not: agents of other machines could not reach this one", in.Advertise, far)
+	}
+}
+
+func (v *validator) apps(a *Agent) {
+	registers := slices.ContainsFunc(a.Resolvers, func(r Resolver) bool { return r.Consul != nil })
+	seen := map[catalog.Name]string{}
+	for i, app := range a.Apps {
+		at := fmt.Sprintf("apps[%d]", i)
+		v.missing(at, "id", app.ID == "", "want the app-id")
+		if err := checkName(app.ID); app.ID != "" && err != nil {
+			v.errorf(at+".id", "%v", err)
+		}
+		v.namespace(at+".namespace", app.Namespace)
+		name := catalog.Name{Namespace: app.Namespace, Service: app.ID}
+		if first, ok := seen[name]; ok && app.ID != "" {
+			v.errorf(at+".id", "%s is %s in line %d as well: an application is listed once", name, first, v.lines[first])
+		} else {
+			seen[name] = at
+		}
+		// A port that is left out is 0 as well; only one that is written is wrong.
+		if _, written := v.lines[at+".port"]; written && app.Port < 1 || app.Port > 65535 {
+			v.errorf(at+".port", "%d is not in 1 to 65535", app.Port)
+		}
+		v.word(at+".protocol", app.Protocol, protocols, laterProtocols)
+		if !app.Register {
+			continue
+		}
+		v.missing(at, "port", app.Port == 0, "register: true needs the application's port")
+		if !registers {
+			v.errorf(at+".register", "no registry under resolvers takes registrations: add a consul, or leave register out")
+		}
+	}
+}
+
+// strategy puts the agent's strategy into its canonical spelling. A key that is left out stays
+// empty, so that the agent can tell its default from a choice.
+func (v *validator) strategy(a *Agent) {
+	if _, written := v.lines["strategy"]; !written {
+		return
+	}
+	kind, err := strategy.Parse(a.Strategy)
+	if err != nil {
+		v.errorf("strategy", "%v", err)
+		return
+	}
+	a.Strategy = string(kind)
+}
+
+// word holds a value to a list of words, spelt exactly.
+func (v *validator) word(at, word string, words, later []string) {
+	switch mended, near := nearest(word, words); {
+	case slices.Contains(words, word):
+	case slices.Contains(later, word):
+		v.errorf(at, "%q is not supported by this version: want %s", word, quoted(words))
+	case near:
+		v.errorf(at, "unknown word %q: want %s; did you mean %q?", word, quoted(words), mended)
+	default:
+		v.errorf(at, "unknown word %q: want %s", word, quoted(words))
+	}
+}
+
+func (v *validator) guard(g Guard) {
+	if g.Hold <= 0 {
+		v.errorf("guard.hold", "%s is not a time to hold for: want more than 0s, for example 60s", g.Hold)
+	}
+}

@@ -1,0 +1,178 @@
+// Package guard decides which removals are believed. It keeps what one registry said last and
+// what of it is believed: additions and changes at once, removals only where they are plausible.
+// Deleted, confirmed empty and unknown stay three different things.
+//
+// It is not a cache of the registry: it asks nobody, reads no clock (time comes in as an
+// argument) and runs no goroutines. It does not merge registries, and it does not know which
+// records are usable: its caller does.
+//
+// # The rule
+//
+// A removal is an instance that was believed and that no source of the registry states any
+// more.
+//
+//   - Explicit removals (catalog.Update.Explicit) go at once, always, and count towards
+//     nothing.
+//   - Where an Update carries a Reset, every other removal in it is held.
+//   - Where the registry stated more than Floor instances before an Update and states none
+//     after it, every other removal in it is held.
+//   - Else removals go at once while fewer than Floor have gone so within the last Window, in
+//     the order of their identities; what exceeds that is held.
+//
+// A held instance stays in the list as it was last stated. Its hold ends when a source states
+// the instance again, when an explicit Update of a source that stated it leaves it out, or
+// after Hold.
+package guard
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/farcall/farcall/internal/catalog"
+)
+
+// Config is the rule's numbers. Zero means the default; what is below it is refused.
+type Config struct {
+	// Hold is how long a suspicious removal is held; default 60 s. Longer survives longer
+	// outages of a registry, and sends calls to dead instances for as long.
+	Hold time.Duration
+	// Floor is how many removals that are not explicit go at once in any Window; default 5.
+	Floor int
+	// Window is what Floor is counted over; default 10 s.
+	Window time.Duration
+}
+
+// Check says which number cannot be used, or nil.
+func (c Config) Check() error {
+	switch {
+	case c.Hold < 0:
+		return fmt.Errorf("hold %v is below 0", c.Hold)
+	case c.Floor < 0:
+		return fmt.Errorf("floor %d is below 0", c.Floor)
+	case c.Window < 0:
+		return fmt.Errorf("window %v is below 0", c.Window)
+	}
+	return nil
+}
+
+func (c Config) withDefaults() Config {
+	c.Hold = cmp.Or(c.Hold, 60*time.Second)
+	c.Floor = cmp.Or(c.Floor, 5)
+	c.Window = cmp.Or(c.Window, 10*time.Second)
+	return c
+}
+
+// Registry is what one registry said, and what of it is believed. It is not safe for
+// concurrent use.
+type Registry struct {
+	cfg      Config
+	sources  map[string]*source
+	services map[catalog.Name]*service
+
+	// passed are the times of the removals that went at once within the last Window.
+	passed []time.Time
+	held   map[catalog.ID]*hold
+	// heldBy finds the holds that an explicit Update of a source ends.
+	heldBy map[string]map[catalog.ID]*hold
+	// queue has the holds in the order of their ends; those that ended before are skipped.
+	queue []*hold
+
+	stated   int // instances that some source states
+	believed int // instances in lists: stated or held
+	shadowed int // statements that another source's statement of the same instance hides
+	complete bool
+	removals Removals
+}
+
+// source is what one source stated last.
+type source struct {
+	services  map[catalog.Name]struct{}
+	instances map[catalog.ID]*catalog.Instance
+}
+
+// service is what is known of one name.
+type service struct {
+	namedBy []string // sources that state the name or an instance of it
+	members map[catalog.ID]*member
+	// list is the believed list in identity order, nil where it must be built anew. It is
+	// handed out, so it is never written into.
+	list []*catalog.Instance
+}
+
+// member is one believed instance: stated by at least one source, or held.
+type member struct {
+	believed *catalog.Instance
+	stated   []statement // ordered by source: the first is believed
+	hold     *hold
+}
+
+type statement struct {
+	source   string
+	instance *catalog.Instance
+}
+
+// New returns a guard that was told nothing yet. It expects a Config that passed Check.
+func New(cfg Config) *Registry {
+	return &Registry{
+		cfg:      cfg.withDefaults(),
+		sources:  map[string]*source{},
+		services: map[catalog.Name]*service{},
+		held:     map[catalog.ID]*hold{},
+		heldBy:   map[string]map[catalog.ID]*hold{},
+	}
+}
+
+// List gives the believed instances of a service in identity order, and whether the registry
+// knows the service: known and empty is confirmed empty, unknown is not. The caller must not
+// write into the list; it never changes.
+func (r *Registry) List(n catalog.Name) (instances []*catalog.Instance, known bool) {
+	s, ok := r.services[n]
+	if !ok {
+		return nil, false
+	}
+	if s.list == nil && len(s.members) > 0 {
+		s.list = make([]*catalog.Instance, 0, len(s.members))
+		for _, m := range s.members {
+			s.list = append(s.list, m.believed)
+		}
+		catalog.SortInstances(s.list)
+	}
+	return s.list, true
+}
+
+// Names gives the services that the registry knows, in order.
+func (r *Registry) Names() []catalog.Name {
+	return slices.SortedFunc(maps.Keys(r.services), catalog.Name.Compare)
+}
+
+// Complete reports whether the registry was ever read completely. Before that, a service that
+// is not known may exist.
+func (r *Registry) Complete() bool { return r.complete }
+
+// Counts says how much is believed.
+type Counts struct {
+	Services  int
+	Instances int // the held ones included
+	Held      int
+	Shadowed  int // statements hidden by another source's statement of the same instance
+}
+
+// Counts gives the present counts. It costs nothing.
+func (r *Registry) Counts() Counts {
+	return Counts{Services: len(r.services), Instances: r.believed, Held: len(r.held), Shadowed: r.shadowed}
+}
+
+// Removals counts what became of removals since New.
+type Removals struct {
+	Explicit uint64 // gone at once because they were explicit
+	Passed   uint64 // gone at once because they were few
+	Held     uint64 // held; each of these ends as one of the next two, or as Explicit
+	Returned uint64
+	Expired  uint64
+}
+
+// Removals gives the counts so far.
+func (r *Registry) Removals() Removals { return r.removals }

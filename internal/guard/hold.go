@@ -1,0 +1,109 @@
+package guard
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/farcall/farcall/internal/catalog"
+)
+
+// Reason is why a removal is held. The words are labels of metrics.
+type Reason string
+
+const (
+	// Burst: more removals than Floor in one Window.
+	Burst Reason = "burst"
+	// Catalogue: all that the registry stated, more than Floor instances, was gone in one read.
+	Catalogue Reason = "catalogue"
+	// Reset: the registry looks like another or a younger one than before.
+	Reset Reason = "reset"
+)
+
+// Hold is one removal that is held back.
+type Hold struct {
+	ID     catalog.ID
+	Since  time.Time
+	Until  time.Time
+	Reason Reason
+	Detail string // the reason in words
+}
+
+// hold is a Hold with what it takes to end it.
+type hold struct {
+	Hold
+	sources []string // that withdrew the instance
+	over    bool
+}
+
+// Holds gives the removals that are held back, in identity order.
+func (r *Registry) Holds() []Hold {
+	all := make([]Hold, 0, len(r.held))
+	for _, h := range r.held {
+		all = append(all, h.Hold)
+	}
+	slices.SortFunc(all, func(a, b Hold) int { return a.ID.Compare(b.ID) })
+	return all
+}
+
+// Expire ends the holds whose time is up and returns the services whose believed list changed,
+// in order.
+func (r *Registry) Expire(now time.Time) (changed []catalog.Name) {
+	p := &pass{r: r, known: map[catalog.Name]bool{}, dirty: map[catalog.Name]struct{}{}}
+	for {
+		until, ok := r.Next()
+		if !ok || until.After(now) {
+			return p.end()
+		}
+		p.remove(r.queue[0].ID)
+		r.removals.Expired++
+	}
+}
+
+// Next says when Expire has work, and whether it ever has.
+func (r *Registry) Next() (time.Time, bool) {
+	for len(r.queue) > 0 && r.queue[0].over {
+		r.queue[0] = nil
+		r.queue = r.queue[1:]
+	}
+	if len(r.queue) == 0 {
+		return time.Time{}, false
+	}
+	return r.queue[0].Until, true
+}
+
+func (r *Registry) beginHold(m *member, h *hold) {
+	m.hold = h
+	r.held[h.ID] = h
+	r.queue = append(r.queue, h)
+	for _, name := range h.sources {
+		if r.heldBy[name] == nil {
+			r.heldBy[name] = map[catalog.ID]*hold{}
+		}
+		r.heldBy[name][h.ID] = h
+	}
+}
+
+func (r *Registry) endHold(m *member) {
+	h := m.hold
+	m.hold = nil
+	h.over = true
+	delete(r.held, h.ID)
+	for _, name := range h.sources {
+		delete(r.heldBy[name], h.ID)
+		if len(r.heldBy[name]) == 0 {
+			delete(r.heldBy, name)
+		}
+	}
+	if len(r.held) == 0 {
+		r.queue = nil
+	}
+}
+
+func (r *Registry) burstDetail() string {
+	return fmt.Sprintf("more than %d removals in %v", r.cfg.Floor, r.cfg.Window)
+}
+
+func catalogueDetail(n int) string {
+	return fmt.Sprintf("all %d instances of the registry were gone in one read", n)
+}

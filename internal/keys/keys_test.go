@@ -1,0 +1,220 @@
+package keys
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/farcall/farcall/internal/catalog"
+	"github.com/farcall/farcall/internal/testkit"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+func TestMain(m *testing.M) { testkit.Main(m) }
+
+func schema(t testing.TB, federation string) Schema {
+	t.Helper()
+	s, err := New(federation)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// golden compares got with a file that pins a released schema.
+func golden(t *testing.T, file string, got []byte) {
+	t.Helper()
+	path := filepath.Join("testdata", "schema", "v1", file)
+	if *update {
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, got, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if want := readGolden(t, file); string(got) != string(want) {
+		t.Errorf("%s: the schema must not change:\ngot  %q\nwant %q", path, got, want)
+	}
+}
+
+func readGolden(t *testing.T, file string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join("testdata", "schema", "v1", file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+var everyKind = []Key{
+	{Kind: Store},
+	{Kind: PoliciesSynced},
+	{Kind: Replica, Replica: "host-1/a"},
+	{Kind: Owner, Cluster: "east"},
+	{Kind: Meta, Cluster: "east"},
+	{Kind: Synced, Cluster: "east"},
+	{Kind: Slice, Cluster: "east", Name: catalog.Name{Namespace: "default", Service: "cart"}},
+	{Kind: Slice, Cluster: "east", Name: catalog.Name{Namespace: "a/b", Service: "100% ü"}, Slice: 4294967295},
+	{Kind: Slice, Cluster: "east", Name: catalog.Name{Namespace: ".", Service: ".."}, Slice: 10},
+	{Kind: Agent, Cluster: "east", Node: "node-1.example."},
+}
+
+func TestKeysAreGolden(t *testing.T) {
+	s := schema(t, "demo")
+	var b strings.Builder
+	for _, k := range everyKind {
+		fmt.Fprintf(&b, "%s\n", s.Format(k))
+	}
+	for _, p := range []string{s.Root(), s.Clusters(), s.Cluster("east"), s.Services("east"), s.Replicas(), s.Owners(), s.Agents()} {
+		fmt.Fprintf(&b, "prefix %s\n", p)
+	}
+	golden(t, "keys.golden", []byte(b.String()))
+}
+
+func TestParseIsInverseOfFormat(t *testing.T) {
+	s := schema(t, "demo")
+	kinds := map[Kind]bool{}
+	for _, k := range everyKind {
+		got, err := s.Parse(s.Format(k))
+		if err != nil || got != k {
+			t.Errorf("Parse(Format(%+v)) = %+v, %v", k, got, err)
+		}
+		kinds[k.Kind] = true
+	}
+	for k := Store; k <= Agent; k++ {
+		if !kinds[k] {
+			t.Errorf("kind %v is not among the test's keys", k)
+		}
+	}
+}
+
+func TestParseRefuses(t *testing.T) {
+	const fed = "/farcall/v1/demo/"
+	tests := []struct {
+		name string
+		key  string
+		want error
+	}{
+		{"another federation", "/farcall/v1/demo2/store", ErrForeign},
+		{"a federation whose name begins alike", "/farcall/v1/dem/store", ErrForeign},
+		{"another version", "/farcall/v2/demo/store", ErrForeign},
+		{"nothing", "", ErrForeign},
+		{"the root", fed, ErrUnknown},
+		{"a hold", fed + "clusters/east/holds/x", ErrUnknown},
+		{"a cordon", fed + "clusters/east/cordons/x", ErrUnknown},
+		{"a policy", fed + "policies/service/default/cart", ErrUnknown},
+		{"something later", fed + "gossip/a", ErrUnknown},
+		{"a cluster's name that is none", fed + "owners/East", ErrUnknown},
+		{"no service", fed + "clusters/east/services/default//0", ErrUnknown},
+		{"no slice", fed + "clusters/east/services/default/cart", ErrUnknown},
+		{"a slice with a leading zero", fed + "clusters/east/services/default/cart/00", ErrUnknown},
+		{"a slice with a sign", fed + "clusters/east/services/default/cart/+1", ErrUnknown},
+		{"a slice above 32 bits", fed + "clusters/east/services/default/cart/4294967296", ErrUnknown},
+		{"something below a slice", fed + "clusters/east/services/default/cart/0/x", ErrUnknown},
+		{"an escape that was not needed", fed + "replicas/%41", ErrUnknown},
+		{"a lower-case escape", fed + "replicas/a%2fb", ErrUnknown},
+		{"half an escape", fed + "replicas/a%2", ErrUnknown},
+		{"a space as it is", fed + "replicas/a b", ErrUnknown},
+	}
+	s := schema(t, "demo")
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			if k, err := s.Parse(tt.key); !errors.Is(err, tt.want) {
+				t.Errorf("Parse(%q) = %+v, %v; want %v", tt.key, k, err, tt.want)
+			}
+		})
+	}
+}
+
+func TestFederationIsChecked(t *testing.T) {
+	for _, bad := range []string{"", "Demo", "a/b", "a.b", strings.Repeat("a", 64)} {
+		if _, err := New(bad); err == nil {
+			t.Errorf("New(%q) took it", bad)
+		}
+	}
+	if _, err := (Schema{}).Parse("store"); !errors.Is(err, ErrForeign) {
+		t.Errorf("the zero schema parses: %v", err)
+	}
+}
+
+func TestClusterPrefixesDoNotOverlap(t *testing.T) {
+	s := schema(t, "demo")
+	in := s.Format(Key{Kind: Slice, Cluster: "east-1", Name: catalog.Name{Namespace: "n", Service: "s"}})
+	for _, p := range []string{s.Cluster("east"), s.Services("east"), schema(t, "dem").Root()} {
+		if strings.HasPrefix(in, p) {
+			t.Errorf("%s is under %s", in, p)
+		}
+	}
+	if !strings.HasPrefix(in, s.Services("east-1")) || !strings.HasPrefix(in, s.Clusters()) || !strings.HasPrefix(in, s.Root()) {
+		t.Errorf("%s is not under its own prefixes", in)
+	}
+}
+
+func FuzzFormatParse(f *testing.F) {
+	f.Add(uint8(Slice), "east", "default", "cart", uint32(0))
+	f.Add(uint8(Slice), "a-b", "a/b", "%2F", uint32(7))
+	f.Add(uint8(Agent), "east", "nöde", "\x00\xff", uint32(0))
+	f.Add(uint8(Replica), "", "x y", "", uint32(0))
+	s := schema(f, "demo")
+	f.Fuzz(func(t *testing.T, kind uint8, cluster, a, b string, n uint32) {
+		k := Key{Kind: Kind(kind)}
+		switch k.Kind {
+		case Replica:
+			k.Replica = a
+		case Owner, Meta, Synced:
+			k.Cluster = cluster
+		case Agent:
+			k.Cluster, k.Node = cluster, a
+		case Slice:
+			k.Cluster, k.Name, k.Slice = cluster, catalog.Name{Namespace: a, Service: b}, n
+		case Store, PoliciesSynced:
+		default:
+			if got := s.Format(k); got != "" {
+				t.Fatalf("kind %v gives %q", k.Kind, got)
+			}
+			return
+		}
+		named := true
+		switch k.Kind {
+		case Replica:
+			named = a != ""
+		case Owner, Meta, Synced:
+			named = catalog.CheckClusterName(cluster) == nil
+		case Agent:
+			named = catalog.CheckClusterName(cluster) == nil && a != ""
+		case Slice:
+			named = catalog.CheckClusterName(cluster) == nil && a != "" && b != ""
+		}
+		got, err := s.Parse(s.Format(k))
+		if named && (err != nil || got != k) {
+			t.Fatalf("Parse(Format(%+v)) = %+v, %v", k, got, err)
+		}
+		if !named && err == nil && got != k {
+			t.Fatalf("%+v became %+v", k, got)
+		}
+	})
+}
+
+func FuzzParseFormat(f *testing.F) {
+	s := schema(f, "demo")
+	for _, k := range everyKind {
+		f.Add(s.Format(k))
+	}
+	f.Add("/farcall/v1/demo/clusters/east/services/a%2Fb/%25/4294967295")
+	f.Add("/farcall/v1/demo/clusters/east/services/a%/b/0")
+	f.Fuzz(func(t *testing.T, key string) {
+		k, err := s.Parse(key)
+		switch {
+		case err == nil && s.Format(k) != key:
+			t.Fatalf("Format(Parse(%q)) = %q", key, s.Format(k))
+		case err != nil && !errors.Is(err, ErrForeign) && !errors.Is(err, ErrUnknown):
+			t.Fatalf("Parse(%q): %v is neither foreign nor unknown", key, err)
+		}
+	})
+}

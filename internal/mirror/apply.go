@@ -1,0 +1,255 @@
+package mirror
+
+import (
+	"errors"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	catalogv1 "github.com/farcall/farcall/api/farcall/catalog/v1"
+	feedv1 "github.com/farcall/farcall/api/farcall/feed/v1"
+	storev1 "github.com/farcall/farcall/api/farcall/store/v1"
+	"github.com/farcall/farcall/internal/catalog"
+	"github.com/farcall/farcall/internal/keys"
+)
+
+// apply takes one entry. Caller holds mu.
+func (m *Mirror) apply(now time.Time, e *feedv1.Entry, ch *Changes) {
+	k, err := m.schema.Parse(e.GetKey())
+	switch {
+	case errors.Is(err, keys.ErrUnknown):
+		m.refused[SkippedUnknown]++
+		return
+	case err != nil:
+		m.refused[RefusedKey]++
+		return
+	}
+	switch k.Kind {
+	case keys.Slice:
+		m.applySlice(k, e, ch)
+	case keys.Meta:
+		m.applyMeta(k, e, ch)
+	case keys.Synced:
+		m.applySynced(k, e, ch)
+	case keys.Replica:
+		m.applyReplica(now, e)
+	case keys.Agent:
+		m.applyAgent(k, e, ch)
+	case keys.PoliciesSynced:
+		if !e.GetDeleted() && !m.policies {
+			m.policies, ch.Policies = true, true
+		}
+	}
+}
+
+// decode reads a value, or counts it as refused and reports false.
+func (m *Mirror) decode(e *feedv1.Entry, into proto.Message) bool {
+	if err := keys.Decode(e.GetValue(), into); err != nil {
+		m.refused[RefusedCorrupt]++
+		return false
+	}
+	return true
+}
+
+func (m *Mirror) cluster(name string, ch *Changes) *cluster {
+	c, ok := m.clusters[name]
+	if !ok {
+		c = &cluster{services: map[catalog.Name]*service{}}
+		m.clusters[name] = c
+		ch.Clusters = true
+	}
+	return c
+}
+
+func (m *Mirror) applySlice(k keys.Key, e *feedv1.Entry, ch *Changes) {
+	if e.GetDeleted() {
+		m.deleteSlice(k, ch)
+		return
+	}
+	// Whatever becomes of the value, its key was named: a list does not sweep the last good one.
+	c := m.cluster(k.Cluster, ch)
+	old := c.slice(k)
+	if old != nil {
+		old.generation = m.generation
+	}
+	var v storev1.Slice
+	if !m.decode(e, &v) {
+		return
+	}
+	if v.GetCluster() != k.Cluster || v.GetNamespace() != k.Name.Namespace || v.GetService() != k.Name.Service || v.GetSlice() != k.Slice {
+		m.refused[RefusedForeign]++
+		return
+	}
+	next := &slice{epoch: v.GetEpoch(), seq: v.GetSeq(), generation: m.generation}
+	if old != nil && !next.newer(old) {
+		if old.newer(next) {
+			m.refused[RefusedOlder]++
+		}
+		return
+	}
+	next.instances = m.instances(k, v.GetInstances(), old)
+	c.highest = max(c.highest, next.epoch)
+	s := c.services[k.Name]
+	if s == nil {
+		s = &service{slices: map[uint32]*slice{}}
+		c.services[k.Name] = s
+	}
+	s.slices[k.Slice] = next
+	m.dirty[s] = struct{}{}
+	ch.service(k.Name)
+}
+
+func (c *cluster) slice(k keys.Key) *slice {
+	if s := c.services[k.Name]; s != nil {
+		return s.slices[k.Slice]
+	}
+	return nil
+}
+
+// instances reads the records of a slice, keeping the old values of those that did not change,
+// so that readers can tell by the pointer.
+func (m *Mirror) instances(k keys.Key, records []*catalogv1.Instance, old *slice) []*catalog.Instance {
+	known := map[catalog.ID]*catalog.Instance{}
+	if old != nil {
+		for _, i := range old.instances {
+			known[i.ID] = i
+		}
+	}
+	list := make([]*catalog.Instance, 0, len(records))
+	for _, r := range records {
+		i := catalog.InstanceFromProto(r)
+		if i.Cluster != k.Cluster || i.Name != k.Name || i.Check() != nil {
+			m.refused[RefusedRecord]++
+			continue
+		}
+		if o := known[i.ID]; o != nil && o.Equal(i) {
+			i = o
+		}
+		list = append(list, i)
+	}
+	return list
+}
+
+func (m *Mirror) deleteSlice(k keys.Key, ch *Changes) {
+	c := m.clusters[k.Cluster]
+	if c == nil {
+		return
+	}
+	s := c.services[k.Name]
+	if s == nil || s.slices[k.Slice] == nil {
+		return
+	}
+	delete(s.slices, k.Slice)
+	ch.service(k.Name)
+	if len(s.slices) == 0 {
+		delete(c.services, k.Name)
+		return
+	}
+	m.dirty[s] = struct{}{}
+}
+
+func (m *Mirror) applyMeta(k keys.Key, e *feedv1.Entry, ch *Changes) {
+	if e.GetDeleted() {
+		if c := m.clusters[k.Cluster]; c != nil {
+			c.meta = nil
+			if len(c.services) == 0 {
+				delete(m.clusters, k.Cluster)
+			}
+			ch.Clusters = true
+		}
+		return
+	}
+	var v storev1.ClusterMeta
+	if !m.decode(e, &v) {
+		return
+	}
+	if v.GetCluster() != k.Cluster {
+		m.refused[RefusedForeign]++
+		return
+	}
+	c := m.cluster(k.Cluster, ch)
+	c.metaSeen = m.generation
+	c.highest = max(c.highest, v.GetEpoch())
+	if old := c.meta; old != nil && (old.GetEpoch() > v.GetEpoch() || old.GetEpoch() == v.GetEpoch() && old.GetSeq() > v.GetSeq()) {
+		m.refused[RefusedOlder]++
+		return
+	}
+	if !proto.Equal(c.meta, &v) {
+		c.meta = &v
+		ch.Clusters = true
+	}
+}
+
+func (m *Mirror) applySynced(k keys.Key, e *feedv1.Entry, ch *Changes) {
+	if e.GetDeleted() {
+		return // the cluster's slices and meta tell of its removal themselves
+	}
+	var v storev1.Synced
+	if !m.decode(e, &v) {
+		return
+	}
+	if v.GetCluster() != k.Cluster {
+		m.refused[RefusedForeign]++
+		return
+	}
+	c := m.cluster(k.Cluster, ch)
+	c.syncedSeen = m.generation
+	c.highest = max(c.highest, v.GetEpoch())
+	if !c.everSynced {
+		c.everSynced = true
+		ch.Clusters = true
+	}
+	if c.sweepOwed && !m.listing {
+		m.sweep(c, ch)
+	}
+}
+
+// applyReplica takes a heartbeat. A replica's key that goes away says nothing: its clusters
+// grow older until another replica confirms them.
+func (m *Mirror) applyReplica(now time.Time, e *feedv1.Entry) {
+	if e.GetDeleted() {
+		return
+	}
+	var v storev1.Replica
+	if !m.decode(e, &v) {
+		return
+	}
+	for name, confirmed := range v.GetConfirmed() {
+		c := m.clusters[name]
+		if c == nil || confirmed == 0 || confirmed > v.GetTick() {
+			continue
+		}
+		// A tick is a second, so no difference that matters overflows a Duration.
+		behind := min(v.GetTick()-confirmed, 1<<30)
+		at := now.Add(-time.Duration(behind) * tickLength)
+		if at.After(c.confirmedAt) {
+			c.confirmedAt = at
+		}
+	}
+}
+
+func (m *Mirror) applyAgent(k keys.Key, e *feedv1.Entry, ch *Changes) {
+	key := AgentKey{Cluster: k.Cluster, Node: k.Node}
+	if e.GetDeleted() {
+		if _, ok := m.agents[key]; ok {
+			delete(m.agents, key)
+			ch.Agents = true
+		}
+		return
+	}
+	if a := m.agents[key]; a != nil {
+		a.generation = m.generation
+	}
+	var v catalogv1.Agent
+	if !m.decode(e, &v) {
+		return
+	}
+	if v.GetCluster() != k.Cluster || v.GetNode() != k.Node {
+		m.refused[RefusedForeign]++
+		return
+	}
+	if a := m.agents[key]; a == nil || !proto.Equal(a.record, &v) {
+		m.agents[key] = &agent{record: &v, generation: m.generation}
+		ch.Agents = true
+	}
+}

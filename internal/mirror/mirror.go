@@ -1,0 +1,262 @@
+// Package mirror is a reader's copy of the store: it applies entries in the store's order,
+// refuses what may not be believed, and answers what is known of every cluster, service and
+// agent. The synchronizer fills one from etcd, every agent fills one from the feed, with the
+// same rules.
+//
+// It is not a cache with a life of its own: it does no I/O, runs no goroutines and reads no
+// clock. One goroutine writes (Begin, Apply, End, Load); any may read at the same time.
+//
+// The rules it holds:
+//   - a value must say of itself what its key says; else the last good one stays;
+//   - the values of a key are ordered by (epoch, seq) and never go back;
+//   - after a list, what it did not name is swept, but of a cluster whose `synced` marker is not
+//     in that store yet nothing is swept: a store that is being refilled empties nobody;
+//   - a heartbeat that stops moving makes a cluster stale; it removes nothing.
+package mirror
+
+import (
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	catalogv1 "github.com/farcall/farcall/api/farcall/catalog/v1"
+	feedv1 "github.com/farcall/farcall/api/farcall/feed/v1"
+	storev1 "github.com/farcall/farcall/api/farcall/store/v1"
+	"github.com/farcall/farcall/internal/catalog"
+	"github.com/farcall/farcall/internal/keys"
+)
+
+// StaleAfter is the age from which a cluster is STALE: three missed heartbeats.
+const StaleAfter = 3 * time.Second
+
+// tickLength is what one tick of a replica's heartbeat stands for.
+const tickLength = time.Second
+
+// Mirror is a reader's copy of one federation's store.
+type Mirror struct {
+	schema keys.Schema
+
+	// mu guards all below. The one writer holds it while it changes them; lists that were
+	// handed out are never changed afterwards.
+	mu         sync.RWMutex
+	storeID    string
+	revision   int64
+	generation uint64 // counts lists; an entry confirmed by the running one carries it
+	listing    bool
+	otherStore bool // the running list is of another store than the one before
+	clusters   map[string]*cluster
+	agents     map[AgentKey]*agent
+	refused    map[Refusal]uint64
+	policies   bool
+	dirty      map[*service]struct{} // whose list is to be made anew before mu is released
+}
+
+// AgentKey names an agent: at most one is live at a node of a cluster.
+type AgentKey struct {
+	Cluster string
+	Node    string
+}
+
+type agent struct {
+	record     *catalogv1.Agent
+	generation uint64
+}
+
+type cluster struct {
+	meta        *storev1.ClusterMeta
+	metaSeen    uint64 // generation
+	services    map[catalog.Name]*service
+	everSynced  bool
+	syncedSeen  uint64 // generation of the last sight of the synced marker
+	sweepOwed   bool   // a list ended without this cluster's marker
+	highest     uint64 // highest epoch seen of it
+	confirmedAt time.Time
+}
+
+type service struct {
+	slices map[uint32]*slice
+	list   []*catalog.Instance // union of slices in identity order; immutable
+}
+
+type slice struct {
+	epoch, seq uint64
+	instances  []*catalog.Instance
+	generation uint64
+}
+
+// Refusal is why an entry was not believed, as a bounded word for metrics.
+type Refusal string
+
+// The reasons for refusing an entry.
+const (
+	RefusedCorrupt Refusal = "corrupt"  // it does not decode
+	RefusedForeign Refusal = "foreign"  // it says other things of itself than its key
+	RefusedOlder   Refusal = "older"    // its (epoch, seq) is below the one held
+	RefusedKey     Refusal = "bad_key"  // the key belongs to nothing of this federation
+	SkippedUnknown Refusal = "skipped"  // a key of a newer version: left alone, not an error
+	RefusedRecord  Refusal = "bad_item" // one instance inside a slice is unusable; the others stay
+)
+
+// New returns an empty Mirror that reads keys of the given schema.
+func New(schema keys.Schema) *Mirror {
+	return &Mirror{
+		schema:   schema,
+		clusters: map[string]*cluster{},
+		agents:   map[AgentKey]*agent{},
+		refused:  map[Refusal]uint64{},
+		dirty:    map[*service]struct{}{},
+	}
+}
+
+// Changes says what a batch changed, so that readers redo only that.
+type Changes struct {
+	// Services are the names whose list changed in some cluster.
+	Services map[catalog.Name]struct{}
+	// Clusters is true when a cluster appeared, vanished, was synced or changed its meta.
+	Clusters bool
+	// Agents is true when an agent's record changed.
+	Agents bool
+	// Policies is true when the policy marker was seen for the first time.
+	Policies bool
+}
+
+// Empty reports whether nothing changed.
+func (c Changes) Empty() bool {
+	return len(c.Services) == 0 && !c.Clusters && !c.Agents && !c.Policies
+}
+
+func (c *Changes) service(n catalog.Name) {
+	if c.Services == nil {
+		c.Services = map[catalog.Name]struct{}{}
+	}
+	c.Services[n] = struct{}{}
+}
+
+// Begin says that a list of the store with this id follows.
+func (m *Mirror) Begin(storeID string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.otherStore = storeID != m.storeID
+	m.storeID = storeID
+	m.generation++
+	m.listing = true
+}
+
+// Apply takes entries in the store's order and brings the mirror to revision. now is the
+// reader's own time; ages are counted from it.
+func (m *Mirror) Apply(now time.Time, entries []*feedv1.Entry, revision int64) Changes {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var ch Changes
+	for _, e := range entries {
+		m.apply(now, e, &ch)
+	}
+	m.relist()
+	if !m.listing {
+		m.revision = max(m.revision, revision)
+	}
+	return ch
+}
+
+// End says that the list which Begin announced is complete at revision: what it did not name
+// is gone, where that may be believed.
+func (m *Mirror) End(revision int64) Changes {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var ch Changes
+	if !m.listing {
+		return ch
+	}
+	m.listing = false
+	m.revision = revision
+	for name, c := range m.clusters {
+		switch {
+		case c.syncedSeen == m.generation:
+			m.sweep(c, &ch)
+		case !m.otherStore && c.syncedSeen > 0 && !c.sweepOwed:
+			// The marker was in this very store and is no more: the cluster was removed.
+			m.sweep(c, &ch)
+			if len(c.services) == 0 && c.metaSeen != m.generation {
+				delete(m.clusters, name)
+				ch.Clusters = true
+			}
+		default:
+			c.sweepOwed = true
+		}
+	}
+	for k, a := range m.agents {
+		// A new store holds the agents' records only once they have reported there.
+		if a.generation != m.generation && !m.otherStore {
+			delete(m.agents, k)
+			ch.Agents = true
+		}
+	}
+	m.relist()
+	return ch
+}
+
+// relist makes the lists anew that a batch changed, once each. Caller holds mu.
+func (m *Mirror) relist() {
+	for s := range m.dirty {
+		s.relist()
+	}
+	clear(m.dirty)
+}
+
+// sweep drops the slices of c that the current generation did not confirm. Caller holds mu.
+func (m *Mirror) sweep(c *cluster, ch *Changes) {
+	for n, s := range c.services {
+		before := len(s.slices)
+		maps.DeleteFunc(s.slices, func(_ uint32, sl *slice) bool { return sl.generation != m.generation })
+		if len(s.slices) == before {
+			continue
+		}
+		ch.service(n)
+		if len(s.slices) == 0 {
+			delete(c.services, n)
+			continue
+		}
+		m.dirty[s] = struct{}{}
+	}
+	c.sweepOwed = false
+}
+
+// relist makes the service's list anew from its slices. An instance that stands in two slices,
+// as it may between two transactions, is listed once, from the later writing.
+func (s *service) relist() {
+	n := 0
+	for _, sl := range s.slices {
+		n += len(sl.instances)
+	}
+	type ranked struct {
+		i  *catalog.Instance
+		sl *slice
+	}
+	all := make([]ranked, 0, n)
+	for _, sl := range s.slices {
+		for _, i := range sl.instances {
+			all = append(all, ranked{i, sl})
+		}
+	}
+	slices.SortFunc(all, func(a, b ranked) int {
+		if c := a.i.ID.Compare(b.i.ID); c != 0 {
+			return c
+		}
+		if a.sl.newer(b.sl) {
+			return -1
+		}
+		return 1
+	})
+	list := make([]*catalog.Instance, 0, n)
+	for _, r := range all {
+		if len(list) == 0 || list[len(list)-1].ID != r.i.ID {
+			list = append(list, r.i)
+		}
+	}
+	s.list = list
+}
+
+func (sl *slice) newer(o *slice) bool {
+	return sl.epoch > o.epoch || sl.epoch == o.epoch && sl.seq > o.seq
+}

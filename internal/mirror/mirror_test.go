@@ -1,0 +1,335 @@
+package mirror
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	catalogv1 "github.com/farcall/farcall/api/farcall/catalog/v1"
+	feedv1 "github.com/farcall/farcall/api/farcall/feed/v1"
+	storev1 "github.com/farcall/farcall/api/farcall/store/v1"
+	"github.com/farcall/farcall/internal/catalog"
+	"github.com/farcall/farcall/internal/keys"
+	"github.com/farcall/farcall/internal/testkit"
+)
+
+func TestMain(m *testing.M) { testkit.Main(m) }
+
+var (
+	start = time.Now()
+	cart  = catalog.Name{Namespace: "default", Service: "cart"}
+)
+
+// rig drives a Mirror with short words.
+type rig struct {
+	t      *testing.T
+	m      *Mirror
+	schema keys.Schema
+	rev    int64
+}
+
+func newRig(t *testing.T) *rig {
+	t.Helper()
+	schema, err := keys.New("test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &rig{t: t, m: New(schema), schema: schema}
+}
+
+func (r *rig) entry(k keys.Key, v proto.Message) *feedv1.Entry {
+	r.t.Helper()
+	r.rev++
+	b, err := keys.Encode(v)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return &feedv1.Entry{Key: r.schema.Format(k), Value: b, Revision: r.rev}
+}
+
+func (r *rig) slice(cluster string, num uint32, epoch, seq uint64, ids ...string) *feedv1.Entry {
+	r.t.Helper()
+	v := &storev1.Slice{Cluster: cluster, Namespace: "default", Service: "cart", Slice: num, Epoch: epoch, Seq: seq}
+	for _, id := range ids {
+		v.Instances = append(v.Instances, &catalogv1.Instance{Cluster: cluster, Namespace: "default", Service: "cart", Id: id, Address: "10.0.0.1", Port: 80})
+	}
+	return r.entry(keys.Key{Kind: keys.Slice, Cluster: cluster, Name: cart, Slice: num}, v)
+}
+
+func (r *rig) synced(cluster string, epoch uint64) *feedv1.Entry {
+	r.t.Helper()
+	return r.entry(keys.Key{Kind: keys.Synced, Cluster: cluster}, &storev1.Synced{Cluster: cluster, Epoch: epoch})
+}
+
+func (r *rig) beat(tick uint64, confirmed map[string]uint64) *feedv1.Entry {
+	r.t.Helper()
+	return r.entry(keys.Key{Kind: keys.Replica, Replica: "r1"}, &storev1.Replica{Id: "r1", Tick: tick, Confirmed: confirmed})
+}
+
+func deleted(e *feedv1.Entry) *feedv1.Entry {
+	return &feedv1.Entry{Key: e.GetKey(), Revision: e.GetRevision() + 1, Deleted: true}
+}
+
+// list feeds a whole list of one store.
+func (r *rig) list(storeID string, entries ...*feedv1.Entry) {
+	r.t.Helper()
+	r.m.Begin(storeID)
+	r.m.Apply(start, entries, r.rev)
+	r.m.End(r.rev)
+}
+
+func (r *rig) apply(entries ...*feedv1.Entry) Changes {
+	return r.m.Apply(start, entries, r.rev)
+}
+
+func (r *rig) want(cluster, ids string) {
+	r.t.Helper()
+	list, _ := r.m.Instances(cluster, cart)
+	got := make([]string, 0, len(list))
+	for _, i := range list {
+		got = append(got, i.Instance)
+	}
+	if g := strings.Join(got, " "); g != ids {
+		r.t.Errorf("%s: got %q, want %q", cluster, g, ids)
+	}
+}
+
+func (r *rig) state(cluster string, now time.Time) catalog.ClusterState {
+	for _, c := range r.m.Clusters(now) {
+		if c.Name == cluster {
+			return c.State
+		}
+	}
+	return catalog.StateUnknown
+}
+
+func TestSlicesUniteAndTheLaterWritingWins(t *testing.T) {
+	r := newRig(t)
+	r.list("s1", r.slice("east", 0, 1, 1, "a", "b"), r.slice("east", 1, 1, 2, "b", "c"), r.synced("east", 1))
+	r.want("east", "a b c")
+	r.apply(r.slice("east", 0, 1, 3, "a"))
+	r.want("east", "a b c") // b still stands in slice 1
+	r.apply(deleted(r.slice("east", 1, 1, 2)))
+	r.want("east", "a")
+}
+
+func TestValuesNeverGoBack(t *testing.T) {
+	r := newRig(t)
+	r.list("s1", r.slice("east", 0, 2, 5, "a", "b"), r.synced("east", 2))
+	for name, e := range map[string]*feedv1.Entry{
+		"lower seq":                    r.slice("east", 0, 2, 4, "x"),
+		"lower epoch, higher sequence": r.slice("east", 0, 1, 99, "x"),
+	} {
+		r.apply(e)
+		if r.want("east", "a b"); t.Failed() {
+			t.Fatalf("%s was believed", name)
+		}
+	}
+	if n := r.m.Refused()[RefusedOlder]; n != 2 {
+		t.Errorf("refused as older: %d, want 2", n)
+	}
+	r.apply(r.slice("east", 0, 3, 1, "c"))
+	r.want("east", "c")
+}
+
+func TestValueMustMatchItsKey(t *testing.T) {
+	r := newRig(t)
+	r.list("s1", r.slice("east", 0, 1, 1, "a"), r.synced("east", 1))
+	for name, spoil := range map[string]func(*feedv1.Entry){
+		"another cluster's value": func(e *feedv1.Entry) { e.Value = r.slice("west", 0, 9, 9, "x").GetValue() },
+		"another slice's value":   func(e *feedv1.Entry) { e.Value = r.slice("east", 7, 9, 9, "x").GetValue() },
+		"garbage":                 func(e *feedv1.Entry) { e.Value = []byte{1, 0xff, 0xff} },
+		"nothing":                 func(e *feedv1.Entry) { e.Value = nil },
+	} {
+		e := r.slice("east", 0, 9, 9, "x")
+		spoil(e)
+		r.apply(e)
+		if r.want("east", "a"); t.Failed() {
+			t.Fatalf("%s was believed", name)
+		}
+	}
+	// The key was named in a list though its value is corrupt: the last good one is not swept.
+	bad := r.slice("east", 0, 9, 9, "x")
+	bad.Value = []byte("garbage")
+	r.list("s1", bad, r.synced("east", 1))
+	r.want("east", "a")
+}
+
+func TestOneBadInstanceDoesNotSpoilItsSlice(t *testing.T) {
+	r := newRig(t)
+	v := &storev1.Slice{Cluster: "east", Namespace: "default", Service: "cart", Epoch: 1, Seq: 1, Instances: []*catalogv1.Instance{
+		{Cluster: "east", Namespace: "default", Service: "cart", Id: "a", Address: "10.0.0.1", Port: 80},
+		{Cluster: "west", Namespace: "default", Service: "cart", Id: "stolen", Address: "10.0.0.1", Port: 80},
+		{Cluster: "east", Namespace: "default", Service: "cart", Id: "meta", Address: "169.254.169.254", Port: 80},
+	}}
+	r.list("s1", r.entry(keys.Key{Kind: keys.Slice, Cluster: "east", Name: cart}, v), r.synced("east", 1))
+	r.want("east", "a")
+	if n := r.m.Refused()[RefusedRecord]; n != 2 {
+		t.Errorf("refused records: %d, want 2", n)
+	}
+}
+
+func TestRelistSweepsWhatItDoesNotName(t *testing.T) {
+	r := newRig(t)
+	r.list("s1", r.slice("east", 0, 1, 1, "a"), r.slice("east", 1, 1, 2, "b"), r.synced("east", 1), r.slice("west", 0, 1, 1, "w"), r.synced("west", 1))
+	r.list("s1", r.slice("east", 0, 1, 1, "a"), r.synced("east", 1))
+	r.want("east", "a")
+	r.want("west", "") // its marker was in this store and is gone: removed
+	if len(r.m.Clusters(start)) != 1 {
+		t.Errorf("clusters: %v, want east only", r.m.Clusters(start))
+	}
+}
+
+func TestNewStoreEmptiesNobodyUntilItsMarkers(t *testing.T) {
+	r := newRig(t)
+	r.list("s1", r.slice("east", 0, 3, 1, "a", "b"), r.synced("east", 3), r.slice("west", 0, 3, 1, "w"), r.synced("west", 3))
+	r.list("s2") // wiped
+	r.want("east", "a b")
+	r.want("west", "w")
+	r.apply(r.slice("east", 1, 4, 1, "c"))
+	r.want("east", "a b c")
+	r.list("s2", r.slice("east", 1, 4, 1, "c")) // a reconnect in between changes nothing
+	r.want("east", "a b c")
+	ch := r.apply(r.synced("east", 4))
+	r.want("east", "c")
+	if _, ok := ch.Services[cart]; !ok {
+		t.Error("the sweep was not told as a change")
+	}
+	r.want("west", "w")
+}
+
+func TestStateAndAge(t *testing.T) {
+	r := newRig(t)
+	r.list("s1", r.slice("east", 0, 1, 1, "a"))
+	if got := r.state("east", start); got != catalog.StateUnknown {
+		t.Fatalf("before its marker: %v", got)
+	}
+	r.apply(r.synced("east", 1))
+	if got := r.state("east", start); got != catalog.StateStale {
+		t.Fatalf("before a heartbeat: %v", got)
+	}
+	r.apply(r.beat(10, map[string]uint64{"east": 9}))
+	for _, c := range []struct {
+		after time.Duration
+		want  catalog.ClusterState
+	}{{0, catalog.StateSynced}, {2 * time.Second, catalog.StateSynced}, {2100 * time.Millisecond, catalog.StateStale}} {
+		if got := r.state("east", start.Add(c.after)); got != c.want {
+			t.Errorf("%v after a heartbeat that is a tick behind: %v, want %v", c.after, got, c.want)
+		}
+	}
+	// Heartbeats that go on without a confirmation do not make it fresh.
+	r.m.Apply(start.Add(5*time.Second), []*feedv1.Entry{r.beat(15, map[string]uint64{"east": 9})}, r.rev)
+	if got := r.state("east", start.Add(5*time.Second)); got != catalog.StateStale {
+		t.Errorf("unconfirmed: %v", got)
+	}
+	r.want("east", "a")
+	r.m.Apply(start.Add(6*time.Second), []*feedv1.Entry{deleted(r.beat(16, nil))}, r.rev)
+	r.want("east", "a")
+}
+
+func TestHeldRemovalsShowAsProtected(t *testing.T) {
+	r := newRig(t)
+	meta := r.entry(keys.Key{Kind: keys.Meta, Cluster: "east"}, &storev1.ClusterMeta{Cluster: "east", Registries: []*storev1.RegistryStatus{{Name: "consul", Held: 3}}})
+	r.list("s1", meta, r.synced("east", 1), r.beat(1, map[string]uint64{"east": 1}))
+	if got := r.state("east", start); got != catalog.StateProtected {
+		t.Errorf("state %v", got)
+	}
+}
+
+func TestSaveIsReadBack(t *testing.T) {
+	r := newRig(t)
+	agent := r.entry(keys.Key{Kind: keys.Agent, Cluster: "east", Node: "n/1"}, &catalogv1.Agent{Cluster: "east", Node: "n/1", Address: "10.0.0.1:50002"})
+	r.list("s1", r.slice("east", 0, 2, 7, "a", "b"), r.synced("east", 2), agent, r.beat(3, map[string]uint64{"east": 3}))
+	saved, err := r.m.Save()
+	if err != nil {
+		t.Fatal(err)
+	}
+	again := newRig(t)
+	again.list("s1", saved...)
+	again.want("east", "a b")
+	if len(again.m.Agents()) != 1 || again.state("east", start) != catalog.StateStale {
+		t.Errorf("agents %v, state %v; want one and STALE", again.m.Agents(), again.state("east", start))
+	}
+	// What was saved still fences: an older value is refused after a restart.
+	again.apply(again.slice("east", 0, 2, 6, "x"))
+	again.want("east", "a b")
+}
+
+func TestUnchangedInstancesKeepTheirPointer(t *testing.T) {
+	r := newRig(t)
+	r.list("s1", r.slice("east", 0, 1, 1, "a"), r.synced("east", 1))
+	before, _ := r.m.Instances("east", cart)
+	r.apply(r.slice("east", 0, 1, 2, "a", "b"))
+	after, _ := r.m.Instances("east", cart)
+	if before[0] != after[0] {
+		t.Error("an unchanged instance was made anew")
+	}
+}
+
+func FuzzApply(f *testing.F) {
+	f.Add("/farcall/v1/test/clusters/east/services/default/cart/0", []byte{1, 10, 4})
+	f.Add("/farcall/v1/test/clusters/east/synced", []byte{1})
+	f.Add("/farcall/v1/test/replicas/r", []byte{2, 1, 2, 3})
+	f.Add("/farcall/v1/other/store", []byte(nil))
+	schema, err := keys.New("test")
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(_ *testing.T, key string, value []byte) {
+		m := New(schema)
+		m.Begin("s")
+		m.Apply(start, []*feedv1.Entry{{Key: key, Value: value}, {Key: key, Deleted: true}, {Key: key, Value: value}}, 1)
+		m.End(1)
+		m.Clusters(start)
+	})
+}
+
+func BenchmarkOneChange(b *testing.B) {
+	for _, n := range []int{100, 10_000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			schema, _ := keys.New("test")
+			m := New(schema)
+			m.Begin("s")
+			for sl := range n / 100 {
+				m.Apply(start, []*feedv1.Entry{benchSlice(b, schema, uint32(sl), 1)}, 1)
+			}
+			m.End(1)
+			seq := uint64(1)
+			for b.Loop() {
+				seq++
+				m.Apply(start, []*feedv1.Entry{benchSlice(b, schema, 0, seq)}, int64(seq))
+			}
+		})
+	}
+}
+
+func benchSlice(b *testing.B, schema keys.Schema, num uint32, seq uint64) *feedv1.Entry {
+	b.Helper()
+	v := &storev1.Slice{Cluster: "east", Namespace: "default", Service: "cart", Slice: num, Epoch: 1, Seq: seq}
+	for i := range 100 {
+		v.Instances = append(v.Instances, &catalogv1.Instance{Cluster: "east", Namespace: "default", Service: "cart", Id: fmt.Sprintf("i-%d-%d", num, i), Address: "10.0.0.1", Port: 80 + uint32(seq%2)})
+	}
+	raw, err := keys.Encode(v)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return &feedv1.Entry{Key: schema.Format(keys.Key{Kind: keys.Slice, Cluster: "east", Name: cart, Slice: num}), Value: raw}
+}
+
+func TestNamesAndClusters(t *testing.T) {
+	r := newRig(t)
+	r.list("s1", r.slice("east", 0, 1, 1), r.slice("west", 0, 1, 1, "w"), r.synced("east", 1), r.synced("west", 1))
+	if got := r.m.Names(""); !slices.Equal(got, []catalog.Name{cart}) {
+		t.Errorf("names %v", got)
+	}
+	if list, known := r.m.Instances("east", cart); !known || len(list) != 0 {
+		t.Errorf("an empty slice is a confirmed empty service: known %v, %v", known, list)
+	}
+	if _, known := r.m.Instances("north", cart); known {
+		t.Error("a cluster nobody named knows the service")
+	}
+}

@@ -1,0 +1,184 @@
+package mirror
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"time"
+
+	catalogv1 "github.com/farcall/farcall/api/farcall/catalog/v1"
+	feedv1 "github.com/farcall/farcall/api/farcall/feed/v1"
+	storev1 "github.com/farcall/farcall/api/farcall/store/v1"
+	"github.com/farcall/farcall/internal/catalog"
+	"github.com/farcall/farcall/internal/keys"
+)
+
+// Cluster is what a reader knows of one cluster.
+type Cluster struct {
+	Name  string
+	State catalog.ClusterState
+	// Age is the time since the cluster's registries were last confirmed; meaningful unless
+	// State is StateUnknown.
+	Age      time.Duration
+	Locality catalog.Locality
+	// Epoch is the highest seen of it.
+	Epoch uint64
+	// Meta is what its owner says of it; nil before the first publish. Not to be changed.
+	Meta                *storev1.ClusterMeta
+	Services, Instances int
+}
+
+// Position returns the store and the revision the mirror has come to.
+func (m *Mirror) Position() (storeID string, revision int64) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.storeID, m.revision
+}
+
+// Clusters returns every known cluster in name order, as of now.
+func (m *Mirror) Clusters(now time.Time) []Cluster {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	out := make([]Cluster, 0, len(m.clusters))
+	for name, c := range m.clusters {
+		out = append(out, c.describe(name, now))
+	}
+	slices.SortFunc(out, func(a, b Cluster) int { return cmp.Compare(a.Name, b.Name) })
+	return out
+}
+
+func (c *cluster) describe(name string, now time.Time) Cluster {
+	d := Cluster{
+		Name:     name,
+		Epoch:    c.highest,
+		Meta:     c.meta,
+		Locality: catalog.LocalityFromProto(c.meta.GetLocality()),
+		Services: len(c.services),
+	}
+	d.State, d.Age = c.state(now)
+	for _, s := range c.services {
+		d.Instances += len(s.list)
+	}
+	return d
+}
+
+// state follows strategies.md: a cluster never synced is unknown whatever it holds; one whose
+// heartbeat was not seen to move since this reader began is stale.
+func (c *cluster) state(now time.Time) (catalog.ClusterState, time.Duration) {
+	if !c.everSynced {
+		return catalog.StateUnknown, 0
+	}
+	if c.confirmedAt.IsZero() {
+		return catalog.StateStale, 0
+	}
+	age := max(now.Sub(c.confirmedAt), 0)
+	if age > StaleAfter {
+		return catalog.StateStale, age
+	}
+	for _, r := range c.meta.GetRegistries() {
+		if r.GetHeld() > 0 {
+			return catalog.StateProtected, age
+		}
+	}
+	return catalog.StateSynced, age
+}
+
+// Instances returns the list of one service of one cluster in identity order, and whether the
+// cluster knows the service at all. The list must not be changed.
+func (m *Mirror) Instances(clusterName string, n catalog.Name) (list []*catalog.Instance, known bool) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	c := m.clusters[clusterName]
+	if c == nil {
+		return nil, false
+	}
+	s := c.services[n]
+	if s == nil {
+		return nil, false
+	}
+	return s.list, true
+}
+
+// Names returns the services that one cluster knows, in order; those of every cluster when
+// clusterName is empty.
+func (m *Mirror) Names(clusterName string) []catalog.Name {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	seen := map[catalog.Name]struct{}{}
+	for name, c := range m.clusters {
+		if clusterName == "" || clusterName == name {
+			for n := range c.services {
+				seen[n] = struct{}{}
+			}
+		}
+	}
+	return slices.SortedFunc(maps.Keys(seen), catalog.Name.Compare)
+}
+
+// Agents returns every agent's record, in cluster and node order. They must not be changed.
+func (m *Mirror) Agents() []*catalogv1.Agent {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	out := make([]*catalogv1.Agent, 0, len(m.agents))
+	for _, a := range m.agents {
+		out = append(out, a.record)
+	}
+	slices.SortFunc(out, func(a, b *catalogv1.Agent) int {
+		return cmp.Or(cmp.Compare(a.GetCluster(), b.GetCluster()), cmp.Compare(a.GetNode(), b.GetNode()))
+	})
+	return out
+}
+
+// Refused returns how many entries were not believed, by reason, since the mirror was made.
+func (m *Mirror) Refused() map[Refusal]uint64 {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return maps.Clone(m.refused)
+}
+
+// PoliciesKnown reports whether the policy marker was ever seen: without it nobody may conclude
+// that there are no policies.
+func (m *Mirror) PoliciesKnown() bool {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.policies
+}
+
+// Save writes the mirror as a list of entries that Load reads back: metas, markers, slices and
+// agents. Heartbeats are left out: an age does not survive its reader but as "stale".
+func (m *Mirror) Save() ([]*feedv1.Entry, error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	var out entryList
+	for name, c := range m.clusters {
+		if c.meta != nil {
+			out.add(m.schema.Format(keys.Key{Kind: keys.Meta, Cluster: name}), c.meta)
+		}
+		for n, s := range c.services {
+			for num, sl := range s.slices {
+				out.add(m.schema.Format(keys.Key{Kind: keys.Slice, Cluster: name, Name: n, Slice: num}), sl.proto(name, n, num))
+			}
+		}
+		if c.everSynced {
+			out.add(m.schema.Format(keys.Key{Kind: keys.Synced, Cluster: name}), &storev1.Synced{Cluster: name, Epoch: c.highest})
+		}
+	}
+	for k, a := range m.agents {
+		out.add(m.schema.Format(keys.Key{Kind: keys.Agent, Cluster: k.Cluster, Node: k.Node}), a.record)
+	}
+	if m.policies {
+		out.add(m.schema.Format(keys.Key{Kind: keys.PoliciesSynced}), &storev1.PoliciesSynced{})
+	}
+	return out.entries, out.err
+}
+
+func (sl *slice) proto(clusterName string, n catalog.Name, num uint32) *storev1.Slice {
+	v := &storev1.Slice{
+		Cluster: clusterName, Namespace: n.Namespace, Service: n.Service, Slice: num,
+		Epoch: sl.epoch, Seq: sl.seq,
+	}
+	for _, i := range sl.instances {
+		v.Instances = append(v.Instances, i.Proto())
+	}
+	return v
+}

@@ -1,0 +1,184 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/server/v3/embed"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+)
+
+// dial makes a client of an external etcd. It connects in the background.
+func dial(cfg *EtcdConfig, log *slog.Logger) (*clientv3.Client, error) {
+	c, err := clientv3.New(clientv3.Config{
+		Endpoints: cfg.Endpoints,
+		TLS:       cfg.TLS,
+		// gRPC's own floor for keep-alives is 10 s; that a silent server is noticed sooner is the
+		// probe's work.
+		DialKeepAliveTime:    10 * time.Second,
+		DialKeepAliveTimeout: 3 * time.Second,
+		Logger:               quiet(log),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("etcd: %w", err)
+	}
+	return c, nil
+}
+
+// embedded is an etcd server inside this process.
+type embedded struct {
+	etcd   *embed.Etcd
+	client *clientv3.Client
+}
+
+// startEmbedded starts a server of one member and waits until it takes requests. It listens
+// on nothing: a server without peers needs no port, and its only client is in this process.
+//
+// What is on disk may be damaged, which etcd answers with the end of the process. While it
+// starts, that becomes an error; once it runs, a server that cannot keep its log must end.
+func startEmbedded(ctx context.Context, dir string, log *slog.Logger) (e *embedded, err error) {
+	fatal := &fatalHook{}
+	fatal.starting.Store(true)
+	defer fatal.starting.Store(false)
+	defer func() {
+		if p := recover(); p != nil {
+			e, err = nil, fmt.Errorf("cannot start: %v", p)
+		}
+	}()
+	cfg := embed.NewConfig()
+	cfg.Name = "farcall"
+	cfg.Dir = dir
+	// A member must have an address, even if nobody will ever dial it.
+	nowhere := url.URL{Scheme: "unix", Host: "farcall-embedded:0"}
+	cfg.ListenPeerUrls, cfg.ListenClientUrls, cfg.AdvertiseClientUrls = nil, nil, nil
+	cfg.AdvertisePeerUrls = []url.URL{nowhere}
+	cfg.InitialCluster = cfg.Name + "=" + nowhere.String()
+	// With no peers there is no network whose delays an election timeout would have to cover;
+	// a short one makes the start short.
+	cfg.TickMs, cfg.ElectionMs = 20, 200
+	// Readers that fall behind list again, so old revisions serve nobody for long.
+	cfg.AutoCompactionMode, cfg.AutoCompactionRetention = embed.CompactorModePeriodic, "10m"
+	cfg.QuotaBackendBytes = 2 << 30
+	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(quiet(log, zap.WithFatalHook(fatal)))
+
+	etcd, err := embed.StartEtcd(cfg)
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case <-etcd.Server.ReadyNotify():
+	case <-etcd.Server.StopNotify():
+		etcd.Close()
+		return nil, errors.New("stopped while starting")
+	case <-ctx.Done():
+		etcd.Close()
+		return nil, ctx.Err()
+	}
+	return &embedded{etcd: etcd, client: v3client.New(etcd.Server)}, nil
+}
+
+// down is closed when the server stopped.
+func (e *embedded) down() <-chan struct{} { return e.etcd.Server.StopNotify() }
+
+func (e *embedded) close() {
+	// The only error is that of a context that was cancelled by closing.
+	_ = e.client.Close()
+	e.etcd.Close()
+}
+
+// revokeStale takes back what an earlier life of this process left under leases. With an
+// embedded store there is exactly one synchronizer, so whatever replica and owner keys are
+// there at start are its own of before; without this it would wait for them to expire.
+func (s *Store) revokeStale(ctx context.Context) error {
+	for _, prefix := range []string{s.schema.Owners(), s.schema.Replicas()} {
+		resp, err := s.client.Get(ctx, prefix, clientv3.WithPrefix())
+		if err != nil {
+			return fmt.Errorf("revoke stale owners: %w", err)
+		}
+		for _, kv := range resp.Kvs {
+			if kv.GetLease() != 0 {
+				if _, err := s.client.Revoke(ctx, clientv3.LeaseID(kv.GetLease())); err != nil && !errors.Is(err, rpctypes.ErrLeaseNotFound) {
+					return fmt.Errorf("revoke stale owners: %w", err)
+				}
+			}
+		}
+		if _, err := s.client.Delete(ctx, prefix, clientv3.WithPrefix()); err != nil {
+			return fmt.Errorf("revoke stale owners: %w", err)
+		}
+	}
+	return nil
+}
+
+// quiet makes etcd's logger one that speaks through ours. What etcd calls an error is worth a
+// warning here, since the store reports itself whether it works; its warnings are for people
+// who look into etcd, and everything below is dropped.
+func quiet(log *slog.Logger, opts ...zap.Option) *zap.Logger {
+	return zap.New(&bridge{log: log}, opts...)
+}
+
+// fatalHook says what becomes of an entry after which etcd does not go on.
+type fatalHook struct{ starting atomic.Bool }
+
+// OnWrite implements zapcore.CheckWriteHook. It does not return.
+func (h *fatalHook) OnWrite(ce *zapcore.CheckedEntry, fields []zapcore.Field) {
+	if !h.starting.Load() {
+		os.Exit(1)
+	}
+	enc := zapcore.NewMapObjectEncoder()
+	for _, f := range fields {
+		f.AddTo(enc)
+	}
+	//nolint:forbidigo // It unwinds etcd's own calls, up to the recover in startEmbedded.
+	panic(fmt.Sprintf("%s %v", ce.Message, enc.Fields))
+}
+
+// bridge is a zapcore.Core that writes to a slog.Logger.
+type bridge struct {
+	log    *slog.Logger
+	fields []zapcore.Field
+}
+
+var _ zapcore.Core = (*bridge)(nil)
+
+// Enabled implements zapcore.LevelEnabler.
+func (b *bridge) Enabled(l zapcore.Level) bool { return l >= zapcore.WarnLevel }
+
+// With implements zapcore.Core.
+func (b *bridge) With(f []zapcore.Field) zapcore.Core {
+	return &bridge{log: b.log, fields: append(b.fields[:len(b.fields):len(b.fields)], f...)}
+}
+
+// Check implements zapcore.Core.
+func (b *bridge) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.CheckedEntry {
+	if b.Enabled(e.Level) {
+		return ce.AddCore(e, b)
+	}
+	return ce
+}
+
+// Write implements zapcore.Core.
+func (b *bridge) Write(e zapcore.Entry, fields []zapcore.Field) error {
+	enc := zapcore.NewMapObjectEncoder()
+	for _, f := range append(b.fields[:len(b.fields):len(b.fields)], fields...) {
+		f.AddTo(enc)
+	}
+	level := slog.LevelDebug
+	if e.Level >= zapcore.ErrorLevel {
+		level = slog.LevelWarn
+	}
+	b.log.Log(context.Background(), level, "etcd says", "message", e.Message, "fields", enc.Fields)
+	return nil
+}
+
+// Sync implements zapcore.Core.
+func (b *bridge) Sync() error { return nil }

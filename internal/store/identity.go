@@ -1,0 +1,127 @@
+package store
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	storev1 "github.com/farcall/farcall/api/farcall/store/v1"
+	"github.com/farcall/farcall/internal/keys"
+)
+
+// errNoID is the error for a store without an id: a new one, or one that was wiped.
+var errNoID = errors.New("the store has no id")
+
+// identify asks the store, with a linearizable read, for its id and revision. An id that
+// cannot be read is none.
+func (s *Store) identify(ctx context.Context) (id string, revision int64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	resp, err := s.client.Get(ctx, s.schema.Format(keys.Key{Kind: keys.Store}))
+	if err != nil {
+		return "", 0, fmt.Errorf("read store id: %w", err)
+	}
+	var v storev1.StoreID
+	if len(resp.Kvs) == 0 || keys.Decode(resp.Kvs[0].Value, &v) != nil || v.GetId() == "" {
+		return "", resp.Header.GetRevision(), errNoID
+	}
+	return v.GetId(), resp.Header.GetRevision(), nil
+}
+
+// found gives a store an id, where it has none or where it is still lost ("" for none), and a
+// new federation the mark that policies up to revision 0, which is none, are there. Of several
+// replicas that do so at once one wins.
+func (s *Store) found(ctx context.Context, lost string) error {
+	id, err := keys.Encode(&storev1.StoreID{Id: rand.Text()})
+	if err != nil {
+		return err
+	}
+	none, err := keys.Encode(&storev1.PoliciesSynced{})
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	store := s.schema.Format(keys.Key{Kind: keys.Store})
+	policies := s.schema.Format(keys.Key{Kind: keys.PoliciesSynced})
+	resp, err := s.client.Get(ctx, store)
+	if err != nil {
+		return fmt.Errorf("create store id: %w", err)
+	}
+	var was int64 // the revision of the id to be replaced, 0 where there is none
+	if len(resp.Kvs) > 0 {
+		var v storev1.StoreID
+		if keys.Decode(resp.Kvs[0].Value, &v) == nil && v.GetId() != "" && v.GetId() != lost {
+			return nil
+		}
+		was = resp.Kvs[0].ModRevision
+	}
+	// Where only the id has vanished, a higher policy revision must not fall back to 0.
+	_, err = s.client.Txn(ctx).If(clientv3.Compare(clientv3.ModRevision(store), "=", was)).Then(
+		clientv3.OpPut(store, string(id)),
+		clientv3.OpTxn([]clientv3.Cmp{clientv3.Compare(clientv3.CreateRevision(policies), "=", 0)},
+			[]clientv3.Op{clientv3.OpPut(policies, string(none))}, nil),
+	).Commit()
+	if err != nil {
+		return fmt.Errorf("create store id: %w", err)
+	}
+	return nil
+}
+
+// probe asks the store about once a second whether it answers and who it is, founds it where
+// it has no id, and says so when any of that changes. It returns when ctx is done or the
+// server under it is down.
+func (s *Store) probe(ctx context.Context, down <-chan struct{}) error {
+	tick := time.NewTicker(probeInterval)
+	defer tick.Stop()
+	var pr prober
+	for {
+		s.probeOnce(ctx, &pr)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-down:
+			return stopError(ctx, errors.New("store: embedded etcd stopped by itself"))
+		case <-tick.C:
+		}
+	}
+}
+
+// prober is what the last probe saw.
+type prober struct {
+	id     string
+	failed bool
+}
+
+func (s *Store) probeOnce(ctx context.Context, pr *prober) {
+	id, _, err := s.identify(ctx)
+	if errors.Is(err, errNoID) {
+		if err = s.found(ctx, ""); err == nil {
+			id, _, err = s.identify(ctx)
+		}
+	}
+	switch {
+	case ctx.Err() != nil:
+		return
+	case err != nil:
+		s.metrics.up.Set(0)
+		if !pr.failed {
+			s.log.Warn("store does not answer", "error", err)
+		}
+		pr.failed = true
+		return
+	case pr.id == "":
+		s.log.Info("store is ready", "store", id)
+		close(s.ready)
+	case pr.id != id:
+		s.log.Warn("store is another one than before", "store", id, "before", pr.id)
+	case pr.failed:
+		s.log.Info("store answers again", "store", id)
+	}
+	s.metrics.up.Set(1)
+	pr.id, pr.failed = id, false
+}

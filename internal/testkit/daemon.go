@@ -1,0 +1,79 @@
+//go:build unix
+
+package testkit
+
+import (
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+)
+
+// Daemon is one of our own programs, run as a process of its own. Its methods are for the test's
+// goroutine only.
+type Daemon struct{ p *process }
+
+// Build builds the named commands (folders of cmd/) with the race detector into dir.
+func Build(root, dir string, names ...string) error {
+	for _, name := range names {
+		cmd := exec.Command("go", "build", "-race", "-o", filepath.Join(dir, name), "./cmd/"+name)
+		cmd.Dir = root
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("build %s: %w\n%s", name, err, out)
+		}
+	}
+	return nil
+}
+
+// NewDaemon prepares a program to be started. It is killed at the test's end, where the tail of
+// its log is shown if the test failed, and the test fails if it found a data race or panicked.
+func NewDaemon(t testing.TB, path, name string, args ...string) *Daemon {
+	t.Helper()
+	p := &process{t: t, name: name, path: path, args: args, dir: t.TempDir()}
+	t.Cleanup(func() {
+		p.kill()
+		if bad := p.logHas("WARNING: DATA RACE", "panic: ", "fatal error: "); bad != "" {
+			t.Errorf("%s's log says %q", name, bad)
+		}
+		if t.Failed() {
+			t.Logf("the end of %s's log:\n%s", name, p.logTail())
+		}
+	})
+	return &Daemon{p}
+}
+
+// Start starts the program and returns at once.
+func (d *Daemon) Start() { d.p.t.Helper(); d.p.start() }
+
+// Kill ends it as a crash does and waits for it; nothing happens where it does not run.
+func (d *Daemon) Kill() { d.p.kill() }
+
+// Term asks it to end and returns at once; Wait tells how it did.
+func (d *Daemon) Term() { d.p.t.Helper(); d.p.signal(syscall.SIGTERM) }
+
+// Pause stops the whole process as it is; Resume lets it go on.
+func (d *Daemon) Pause() { d.p.t.Helper(); d.p.signal(syscall.SIGSTOP) }
+
+// Resume lets a paused process go on.
+func (d *Daemon) Resume() { d.p.t.Helper(); d.p.signal(syscall.SIGCONT) }
+
+// Wait waits until it has ended and returns how: nil for exit code 0.
+func (d *Daemon) Wait() error {
+	d.p.t.Helper()
+	select {
+	case <-d.p.done:
+		d.p.cmd = nil
+		return d.p.err
+	case <-Context(d.p.t).Done():
+		d.p.t.Fatalf("%s did not end", d.p.name)
+		return nil
+	}
+}
+
+// Log returns what it has written last.
+func (d *Daemon) Log() string { return d.p.logTail() }
+
+// Port returns a loopback port that nobody else is likely to take, also while a daemon that
+// listens there is started again.
+func Port(t testing.TB) int { t.Helper(); return serverPort(t) }

@@ -1,0 +1,244 @@
+//go:build unix
+
+package testkit
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"syscall"
+	"testing"
+)
+
+// process is one real server, run in a process group of its own. Its methods are for the test's
+// goroutine only.
+type process struct {
+	t    testing.TB
+	name string
+	path string
+	args []string
+	dir  string // its log and its working directory; goes with the test
+
+	cmd  *exec.Cmd
+	done chan struct{} // closed once the running process has ended
+	err  error         // how it ended; read it after done
+}
+
+// newProcess prepares a server of test/servers/bin. Its processes are killed at the test's end,
+// and the tail of its log is shown if the test failed by then.
+func newProcess(t testing.TB, binary, name string, args ...string) *process {
+	t.Helper()
+	p := &process{t: t, name: name, path: serverBinary(t, binary), args: args, dir: t.TempDir()}
+	t.Cleanup(func() {
+		if p.cmd != nil && p.ended() {
+			t.Errorf("%s ended by itself: %v", p.name, p.err)
+		}
+		p.kill()
+		if t.Failed() {
+			t.Logf("the end of %s's log:\n%s", p.name, p.logTail())
+		}
+	})
+	return p
+}
+
+// serverBinary gives the path of a server that `make servers` built.
+func serverBinary(t testing.TB, name string) string {
+	t.Helper()
+	path := filepath.Join(Root(t), "test", "servers", "bin", name)
+	if _, err := os.Stat(path); err != nil {
+		t.Fatalf("%v: run make servers", err)
+	}
+	return path
+}
+
+// start starts the process and returns at once. It fails the test if it is running already.
+func (p *process) start() {
+	p.t.Helper()
+	if p.cmd != nil {
+		p.t.Fatalf("%s is running already", p.name)
+	}
+	log, err := os.OpenFile(p.logPath(), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	defer log.Close()
+	cmd := exec.Command(p.path, p.args...)
+	cmd.Dir = p.dir
+	cmd.Stdout, cmd.Stderr = log, log
+	// A server reads settings from its environment (ETCD_*, CONSUL_*): it gets none of ours.
+	cmd.Env = []string{"HOME=" + p.dir, "TMPDIR=" + p.dir, "PATH=" + os.Getenv("PATH")}
+	cmd.SysProcAttr = childAttr()
+
+	started := make(chan error, 1)
+	done := make(chan struct{})
+	go func() {
+		// Linux sends the parent-death signal when the thread that started the child ends, so this
+		// thread is kept until the child is gone.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			p.err = cmd.Wait()
+			close(done)
+		}
+	}()
+	if err := <-started; err != nil {
+		p.t.Fatalf("start %s: %v", p.name, err)
+	}
+	p.cmd, p.done = cmd, done
+}
+
+// kill sends SIGKILL to the process group and waits until the process is gone. What is not
+// running stays so.
+func (p *process) kill() {
+	if p.cmd == nil {
+		return
+	}
+	// An ended process has been reaped: its number may be somebody else's by now.
+	if !p.ended() {
+		p.signal(syscall.SIGKILL)
+	}
+	<-p.done
+	p.cmd = nil
+}
+
+// signal sends to the whole process group; a group that is gone already is no error.
+func (p *process) signal(sig syscall.Signal) {
+	p.t.Helper()
+	if p.cmd == nil {
+		p.t.Fatalf("%s is not running", p.name)
+	}
+	if err := syscall.Kill(-p.cmd.Process.Pid, sig); err != nil && !errors.Is(err, syscall.ESRCH) {
+		p.t.Errorf("%v to %s: %v", sig, p.name, err)
+	}
+}
+
+func (p *process) ended() bool {
+	select {
+	case <-p.done:
+		return true
+	default:
+		return false
+	}
+}
+
+func (p *process) logPath() string { return filepath.Join(p.dir, p.name+".log") }
+
+// logTail gives the last lines of the log, 8 KiB of them at most.
+func (p *process) logTail() string {
+	b, err := os.ReadFile(p.logPath())
+	if err != nil {
+		return err.Error()
+	}
+	const most = 8 << 10
+	if len(b) > most {
+		b = b[len(b)-most:]
+		b = b[bytes.IndexByte(b, '\n')+1:]
+	}
+	return string(b)
+}
+
+// launch makes servers out of fresh ports and waits until they are ready. Another program may
+// take a port between the choice and its use, so a server that ends before it is ready is tried
+// again on other ports, three times in all.
+func launch(t testing.TB, build func() []*process, ready func() error) {
+	t.Helper()
+	for attempt := 1; ; attempt++ {
+		procs := build()
+		for _, p := range procs {
+			p.start()
+		}
+		err := awaitReady(t, procs, ready)
+		if err == nil {
+			return
+		}
+		if attempt == 3 {
+			t.Fatalf("%v", err)
+		}
+		t.Logf("once more on other ports: %v", err)
+		for _, p := range procs {
+			p.kill()
+		}
+	}
+}
+
+var errEnded = errors.New("ended before it was ready")
+
+// awaitReady waits until ready returns nil. It gives an error as soon as one of the processes
+// that were running has ended, and fails the test when a minute has passed.
+func awaitReady(t testing.TB, procs []*process, ready func() error) error {
+	t.Helper()
+	var ended error
+	Eventually(t, Context(t), "servers ready", func() error {
+		for _, p := range procs {
+			if p.cmd != nil && p.ended() {
+				ended = fmt.Errorf("%s %w: %w\n%s", p.name, errEnded, p.err, p.logTail())
+				return nil
+			}
+		}
+		return ready()
+	})
+	return ended
+}
+
+var ports struct {
+	sync.Mutex
+	given map[int]bool
+}
+
+// serverPort gives a loopback port, free for TCP and UDP, that this test binary has not given
+// before. It lies below the range that systems draw outgoing connections' ports from (Linux:
+// 32768 and up), so that a killed server finds it free when it is started again.
+func serverPort(t testing.TB) int {
+	t.Helper()
+	ports.Lock()
+	defer ports.Unlock()
+	if ports.given == nil {
+		ports.given = map[int]bool{}
+	}
+	for range 1000 {
+		port := 10000 + rand.IntN(20000)
+		if !ports.given[port] && portFree(port) {
+			ports.given[port] = true
+			return port
+		}
+	}
+	t.Fatal("no free port between 10000 and 30000")
+	return 0
+}
+
+func portFree(port int) bool {
+	addr := fmt.Sprintf("127.0.0.1:%d", port)
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return false
+	}
+	defer l.Close()
+	u, err := net.ListenPacket("udp", addr)
+	if err != nil {
+		return false
+	}
+	return u.Close() == nil
+}
+
+// logHas gives the first of the words that the log contains, or "".
+func (p *process) logHas(words ...string) string {
+	b, err := os.ReadFile(p.logPath())
+	if err != nil {
+		return "" // it was never started
+	}
+	for _, w := range words {
+		if bytes.Contains(b, []byte(w)) {
+			return w
+		}
+	}
+	return ""
+}

@@ -1,0 +1,221 @@
+// Package intake runs the registries of one cluster and makes one list per service of what
+// they say: it checks and maps every record, lets the guard judge every removal, and merges
+// the registries.
+//
+// It is not a store and keeps nothing across restarts. It does not know clusters other than
+// its own, nor who may call what. Run starts one goroutine per registry, joins them all before
+// it returns, and does everything else in its own.
+package intake
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/farcall/farcall/internal/catalog"
+	"github.com/farcall/farcall/internal/guard"
+	"github.com/farcall/farcall/resolvers"
+)
+
+// Registry is one registry of the cluster and how its names become ours.
+type Registry struct {
+	// Name is unique in the cluster; people see it, and metrics.
+	Name     string
+	Resolver resolvers.Resolver
+	// Namespace is where services live whose record names none; default catalog.DefaultNamespace.
+	Namespace string
+	// Namespaces gives our namespace for the registry's. One that is not among them is kept.
+	Namespaces map[string]string
+	// Include and Exclude are patterns (path.Match) over the name of a service. No Include means
+	// all; Exclude is stronger. A service left out does not exist for us.
+	Include, Exclude []string
+}
+
+// Config names a cluster and its registries. Where two of them list the same instance, the
+// one that comes first here is believed.
+type Config struct {
+	Cluster    string
+	Registries []Registry
+	Guard      guard.Config
+}
+
+// Deps is what an Intake needs of its process. Several share one Metrics.
+type Deps struct {
+	Log     *slog.Logger
+	Metrics *Metrics
+}
+
+// Intake runs the registries of one cluster. Its methods are safe for concurrent use.
+type Intake struct {
+	cluster    string
+	log        *slog.Logger
+	metrics    *Metrics
+	registries []*registry
+	// wake holds a token while an inbox may hold something.
+	wake chan struct{}
+
+	// mu guards the guards: the loop writes, Holds reads.
+	mu sync.Mutex
+	// confirmed is when all registries had been confirmed, nil before that.
+	confirmed atomic.Pointer[time.Time]
+	held      atomic.Int64
+
+	// The rest belongs to the loop.
+
+	sent     map[catalog.Name][]*catalog.Instance
+	statuses []catalog.RegistryStatus
+	shadowed map[catalog.Name]int
+}
+
+// Change is what is new since the Change before. Its receiver must not write into it.
+type Change struct {
+	// Services are those whose list changed.
+	Services map[catalog.Name]List
+	// Complete says that every registry was read completely at least once. Before that, a
+	// service that is not known may exist.
+	Complete bool
+	// Registries is always the whole status, in the order of the configuration.
+	Registries []catalog.RegistryStatus
+}
+
+// List is all of one service in the cluster.
+type List struct {
+	// Instances are in identity order. None, where Gone is false, is confirmed empty.
+	Instances []*catalog.Instance
+	// Gone says that no registry knows the service any more.
+	Gone bool
+}
+
+// Hold is a removal that is held back, and the registry that no longer lists the instance.
+type Hold struct {
+	Registry string
+	guard.Hold
+}
+
+// New checks the configuration and returns an Intake. It starts nothing.
+func New(cfg Config, deps Deps) (*Intake, error) {
+	i := &Intake{
+		cluster:  cfg.Cluster,
+		log:      deps.Log.With("cluster", cfg.Cluster),
+		metrics:  deps.Metrics,
+		wake:     make(chan struct{}, 1),
+		sent:     map[catalog.Name][]*catalog.Instance{},
+		shadowed: map[catalog.Name]int{},
+	}
+	errs := []error{catalog.CheckClusterName(cfg.Cluster), cfg.Guard.Check()}
+	if len(cfg.Registries) == 0 {
+		errs = append(errs, errors.New("no registry"))
+	}
+	names := map[string]bool{}
+	for _, r := range cfg.Registries {
+		errs = append(errs, r.check(names))
+		i.registries = append(i.registries, newRegistry(i, r, cfg.Guard))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, fmt.Errorf("intake: cluster %q: %w", cfg.Cluster, err)
+	}
+	return i, nil
+}
+
+// check says what is wrong with r, or nil, and adds its name to those taken.
+func (r Registry) check(taken map[string]bool) error {
+	var errs []error
+	add := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	switch {
+	case r.Name == "":
+		add("name is empty")
+	case taken[r.Name]:
+		add("name is taken by another registry of the cluster")
+	}
+	taken[r.Name] = true
+	if r.Resolver == nil {
+		add("no resolver")
+	}
+	namespaces := map[string]string{"namespace": r.namespace()}
+	for from, to := range r.Namespaces {
+		namespaces[fmt.Sprintf("namespaces[%s]", from)] = to
+	}
+	for key, ns := range namespaces {
+		if err := (catalog.Name{Namespace: ns, Service: "any"}).Check(); err != nil {
+			add("%s: %w", key, err)
+		}
+	}
+	for key, patterns := range map[string][]string{"include": r.Include, "exclude": r.Exclude} {
+		for _, p := range patterns {
+			if _, err := path.Match(p, ""); err != nil {
+				add("%s: pattern %q: %w", key, p, err)
+			}
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("registry %q: %w", r.Name, err)
+	}
+	return nil
+}
+
+// Run reads the registries until ctx is done and then returns ctx.Err(). It is called once.
+// Whenever something is new it calls changed, always from its own goroutine; what comes in
+// while changed works is coalesced, so changed may take its time. The first Change comes at
+// once and says that nothing was read yet.
+//
+// A resolver that returns an error is run again after a pause, whatever the others do.
+func (i *Intake) Run(ctx context.Context, changed func(Change)) error {
+	var running sync.WaitGroup
+	defer running.Wait()
+	for _, r := range i.registries {
+		running.Go(func() { i.supervise(ctx, r) })
+	}
+	expiry := time.NewTimer(0)
+	defer expiry.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-i.wake:
+		case <-expiry.C:
+		}
+		now := time.Now()
+		if ch, news := i.pass(now); news {
+			changed(ch)
+			i.metrics.changes.WithLabelValues(i.cluster).Inc()
+		}
+		i.settle()
+		if next, ok := i.nextExpiry(); ok {
+			expiry.Reset(next.Sub(now))
+		} else {
+			expiry.Stop()
+		}
+	}
+}
+
+// Confirmed says when every registry had last been confirmed (the time of the one that was so
+// longest ago), and whether all of them ever were. It moves only when all that was read until
+// then has been handed to changed: it tells of work done, not of an open connection.
+func (i *Intake) Confirmed() (time.Time, bool) {
+	if at := i.confirmed.Load(); at != nil {
+		return *at, true
+	}
+	return time.Time{}, false
+}
+
+// Held is the number of removals that are held back.
+func (i *Intake) Held() int { return int(i.held.Load()) }
+
+// Holds gives the removals that are held back, by registry in the order of the configuration,
+// then by identity.
+func (i *Intake) Holds() []Hold {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	var all []Hold
+	for _, r := range i.registries {
+		for _, h := range r.guard.Holds() {
+			all = append(all, Hold{Registry: r.cfg.Name, Hold: h})
+		}
+	}
+	return all
+}

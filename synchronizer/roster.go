@@ -1,0 +1,127 @@
+package synchronizer
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	catalogv1 "github.com/farcall/farcall/api/farcall/catalog/v1"
+	feedv1 "github.com/farcall/farcall/api/farcall/feed/v1"
+	"github.com/farcall/farcall/internal/catalog"
+	"github.com/farcall/farcall/internal/mirror"
+	"github.com/farcall/farcall/internal/store"
+)
+
+// roster is which agents report to this replica, and what they last said.
+type roster struct {
+	store  *store.Store
+	member *store.Member
+	mirror *mirror.Mirror
+	log    *slog.Logger
+
+	// mu guards seats.
+	mu    sync.Mutex
+	seats map[mirror.AgentKey]*seat
+}
+
+// seat is one agent's Report stream. The roster's mu guards its fields.
+type seat struct {
+	key         mirror.AgentKey
+	incarnation string
+	record      *catalogv1.Agent // as it was last written to the store
+	revision    int64
+	streams     int // an agent that reconnects may have two for a moment
+}
+
+func newRoster(st *store.Store, m *store.Member, mi *mirror.Mirror, log *slog.Logger) *roster {
+	return &roster{store: st, member: m, mirror: mi, log: log, seats: map[mirror.AgentKey]*seat{}}
+}
+
+// sit takes the place of (cluster, node) for an agent. A second live claimant is refused: two
+// agents under one name would overwrite each other's address.
+func (r *roster) sit(a *catalogv1.Agent) (*seat, error) {
+	if a.GetIncarnation() == "" {
+		return nil, status.Error(codes.InvalidArgument, "the report names no incarnation")
+	}
+	if err := catalog.CheckHostPort(a.GetAddress()); err != nil {
+		return nil, status.Errorf(codes.InvalidArgument, "agent address: %v", err)
+	}
+	key := mirror.AgentKey{Cluster: a.GetCluster(), Node: a.GetNode()}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := r.seats[key]
+	if s == nil {
+		s = &seat{key: key, incarnation: a.GetIncarnation()}
+		r.seats[key] = s
+		r.log.Info("agent connected", "cluster", key.Cluster, "node", key.Node)
+	} else if s.incarnation != a.GetIncarnation() {
+		return nil, status.Errorf(codes.AlreadyExists, "another agent reports as node %q of cluster %q: give each its own `node`", key.Node, key.Cluster)
+	}
+	s.streams++
+	return s, nil
+}
+
+// leave frees the place when the agent's last stream ends. Its record stays: a lost stream says
+// nothing about the agent.
+func (r *roster) leave(s *seat) {
+	if s == nil {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if s.streams--; s.streams == 0 {
+		delete(r.seats, s.key)
+		r.log.Info("agent disconnected", "cluster", s.key.Cluster, "node", s.key.Node)
+	}
+}
+
+// report takes one message of an agent.
+func (r *roster) report(ctx context.Context, s *seat, req *feedv1.ReportRequest) error {
+	a := req.GetAgent()
+	if a.GetCluster() != s.key.Cluster || a.GetNode() != s.key.Node || a.GetIncarnation() != s.incarnation {
+		return status.Error(codes.InvalidArgument, "a report stream speaks for one agent only")
+	}
+	if err := catalog.CheckHostPort(a.GetAddress()); err != nil {
+		return status.Errorf(codes.InvalidArgument, "agent address: %v", err)
+	}
+	select {
+	case <-r.store.Ready():
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if req.GetLeaving() {
+		return r.store.DeleteAgent(ctx, s.key.Cluster, s.key.Node, s.incarnation)
+	}
+	r.mu.Lock()
+	s.revision = req.GetRevision()
+	same := proto.Equal(s.record, a)
+	r.mu.Unlock()
+	if !same {
+		if err := r.store.PutAgent(ctx, a); err != nil {
+			return status.Errorf(codes.Unavailable, "store: %v", err)
+		}
+		r.mu.Lock()
+		s.record = a
+		r.mu.Unlock()
+	}
+	for cluster, epoch := range req.GetEpochs() {
+		r.member.RaiseEpoch(cluster, epoch)
+	}
+	return nil
+}
+
+// connected returns the revision that an agent of this incarnation last said it has, and
+// whether it reports here at all.
+func (r *roster) connected(a *catalogv1.Agent) (revision int64, ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := r.seats[mirror.AgentKey{Cluster: a.GetCluster(), Node: a.GetNode()}]
+	if s == nil || s.incarnation != a.GetIncarnation() {
+		return 0, false
+	}
+	return s.revision, true
+}

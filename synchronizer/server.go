@@ -1,0 +1,64 @@
+package synchronizer
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/reflection"
+
+	adminv1 "github.com/farcall/farcall/api/farcall/admin/v1"
+	feedv1 "github.com/farcall/farcall/api/farcall/feed/v1"
+)
+
+// grpcServer puts the feed, the admin API, health and reflection on one server. ctx is the
+// life of the synchronizer: streams end with it.
+func (s *Synchronizer) grpcServer(ctx context.Context) *grpc.Server {
+	srv := grpc.NewServer(
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
+		grpc.MaxHeaderListSize(64<<10),
+		grpc.ConnectionTimeout(5*time.Second),
+	)
+	feedv1.RegisterFeedServer(srv, &feed{s: s, stopping: ctx})
+	adminv1.RegisterAdminServer(srv, &admin{s: s, stopping: ctx})
+	h := health.NewServer()
+	h.SetServingStatus("", healthv1.HealthCheckResponse_SERVING)
+	h.SetServingStatus(adminv1.Admin_ServiceDesc.ServiceName, healthv1.HealthCheckResponse_SERVING)
+	h.SetServingStatus(feedv1.Feed_ServiceDesc.ServiceName, healthv1.HealthCheckResponse_SERVING)
+	healthv1.RegisterHealthServer(srv, h)
+	reflection.Register(srv)
+	return srv
+}
+
+// httpHandler serves /metrics, /healthz (the process lives) and /readyz (the store answers,
+// whatever the registries do).
+func (s *Synchronizer) httpHandler() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(s.registry, promhttp.HandlerOpts{Registry: s.registry}))
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		writeText(w, http.StatusOK, "ok\n")
+	})
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithTimeout(r.Context(), time.Second)
+		defer cancel()
+		if err := s.store.Check(ctx); err != nil {
+			writeText(w, http.StatusServiceUnavailable, "store: "+err.Error()+"\n")
+			return
+		}
+		writeText(w, http.StatusOK, "ok\n")
+	})
+	return mux
+}
+
+func writeText(w http.ResponseWriter, code int, text string) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.WriteHeader(code)
+	// A client that went away is no concern of ours.
+	_, _ = w.Write([]byte(text))
+}

@@ -1,0 +1,206 @@
+// Package synchronizer is the control plane of a federation: it reads every cluster's
+// registries, keeps the lists in the store, serves them to agents (the feed) and to people (the
+// admin API).
+//
+// It does not choose among instances and relays no calls; agents do.
+//
+// Goroutines: Run owns them all. One per configured cluster reads its registries, one writes
+// each cluster that this replica owns, one follows the store, and the two servers have theirs.
+package synchronizer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+
+	"github.com/farcall/farcall/internal/catalog"
+	"github.com/farcall/farcall/internal/keys"
+	"github.com/farcall/farcall/internal/mirror"
+	"github.com/farcall/farcall/internal/store"
+	"github.com/farcall/farcall/resolvers/intake"
+)
+
+// Config is what a synchronizer is told. Clusters must have unique names.
+type Config struct {
+	Federation string
+	// ReplicaID tells this replica from the others; stable over its life only.
+	ReplicaID string
+	Clusters  []Cluster
+	Store     store.Config
+}
+
+// Cluster is one cluster whose registries this synchronizer reads.
+type Cluster struct {
+	Intake   intake.Config
+	Locality catalog.Locality
+	Labels   map[string]string
+}
+
+// Deps are what a synchronizer uses and does not make. The listeners are closed by Run.
+type Deps struct {
+	Log      *slog.Logger
+	Registry *prometheus.Registry
+	// GRPC serves the admin API and the feed; HTTP serves metrics and health.
+	GRPC net.Listener
+	HTTP net.Listener
+}
+
+// Synchronizer is one replica.
+type Synchronizer struct {
+	cfg      Config
+	log      *slog.Logger
+	metrics  *metrics
+	registry *prometheus.Registry
+	grpcL    net.Listener
+	httpL    net.Listener
+
+	store   *store.Store
+	member  *store.Member
+	mirror  *mirror.Mirror
+	hub     *hub
+	roster  *roster
+	tables  map[string]*table
+	intakes map[string]*intake.Intake
+}
+
+// New checks the configuration and puts the rooms together; it starts nothing.
+func New(cfg Config, deps Deps) (*Synchronizer, error) {
+	schema, err := keys.New(cfg.Federation)
+	if err != nil {
+		return nil, fmt.Errorf("synchronizer: %w", err)
+	}
+	st, err := store.New(cfg.Store, store.Deps{Log: deps.Log, Metrics: deps.Registry})
+	if err != nil {
+		return nil, err
+	}
+	s := &Synchronizer{
+		cfg: cfg, log: deps.Log, registry: deps.Registry, grpcL: deps.GRPC, httpL: deps.HTTP,
+		store:   st,
+		mirror:  mirror.New(schema),
+		tables:  map[string]*table{},
+		intakes: map[string]*intake.Intake{},
+	}
+	s.metrics = newMetrics(deps.Registry, s.mirror)
+	s.hub = newHub(cfg.Federation, s.mirror, s.metrics)
+	names := make([]string, 0, len(cfg.Clusters))
+	intakeMetrics := intake.NewMetrics(deps.Registry)
+	for _, c := range cfg.Clusters {
+		name := c.Intake.Cluster
+		if s.tables[name] != nil {
+			return nil, fmt.Errorf("synchronizer: cluster %q is configured twice", name)
+		}
+		in, err := intake.New(c.Intake, intake.Deps{Log: deps.Log, Metrics: intakeMetrics})
+		if err != nil {
+			return nil, err
+		}
+		s.intakes[name] = in
+		s.tables[name] = newTable()
+		names = append(names, name)
+	}
+	s.member = st.Member(store.MemberConfig{ID: cfg.ReplicaID, Address: deps.GRPC.Addr().String(), Clusters: names})
+	s.roster = newRoster(st, s.member, s.mirror, s.log)
+	return s, nil
+}
+
+// Run serves until ctx is done, then gives its clusters back and returns nil; or it returns why
+// it could not go on. A registry or an external etcd that cannot be reached is no reason to
+// return.
+func (s *Synchronizer) Run(ctx context.Context) error {
+	// The store outlives what writes to it, so that a replica can give back what it owns.
+	storeCtx, stopStore := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopStore()
+	storeDone := make(chan error, 1)
+	go func() { storeDone <- s.store.Run(storeCtx) }()
+
+	g, gctx := errgroup.WithContext(ctx)
+	storeFailed := make(chan error, 1)
+	g.Go(func() error {
+		select {
+		case err := <-storeDone:
+			storeFailed <- err
+			return cmpErr(err, errors.New("store stopped"))
+		case <-gctx.Done():
+			return gctx.Err()
+		}
+	})
+	for _, c := range s.cfg.Clusters {
+		name := c.Intake.Cluster
+		g.Go(func() error { return s.intakes[name].Run(gctx, s.tables[name].put) })
+	}
+	g.Go(func() error { return s.afterStore(gctx, func() error { return s.store.Watch(gctx, s.hub) }) })
+	g.Go(func() error { return s.afterStore(gctx, func() error { return s.member.Run(gctx, s.own) }) })
+	g.Go(func() error { return s.serveGRPC(gctx) })
+	g.Go(func() error { return s.serveHTTP(gctx) })
+	err := g.Wait()
+
+	stopStore()
+	select {
+	case <-storeFailed:
+	case serr := <-storeDone:
+		if serr != nil && !errors.Is(serr, context.Canceled) {
+			err = errors.Join(err, serr)
+		}
+	}
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+func cmpErr(err, fallback error) error {
+	if err != nil {
+		return err
+	}
+	return fallback
+}
+
+// afterStore runs f once the store answers.
+func (s *Synchronizer) afterStore(ctx context.Context, f func() error) error {
+	select {
+	case <-s.store.Ready():
+		return f()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// serveGRPC serves the feed and the admin API until ctx is done. Streams are cut: agents keep
+// what they have and go to another replica.
+func (s *Synchronizer) serveGRPC(ctx context.Context) error {
+	srv := s.grpcServer(ctx)
+	return serve(ctx, func() error { return srv.Serve(s.grpcL) }, srv.Stop, grpc.ErrServerStopped)
+}
+
+func (s *Synchronizer) serveHTTP(ctx context.Context) error {
+	srv := &http.Server{
+		Handler:           s.httpHandler(),
+		ReadHeaderTimeout: 5 * time.Second,
+		MaxHeaderBytes:    64 << 10,
+	}
+	return serve(ctx, func() error { return srv.Serve(s.httpL) }, func() { _ = srv.Close() }, http.ErrServerClosed)
+}
+
+// serve runs a server until ctx is done and waits for it. stop's effect on run is the error
+// stopped, which is none.
+func serve(ctx context.Context, run func() error, stop func(), stopped error) error {
+	done := make(chan error, 1)
+	go func() { done <- run() }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		stop()
+		if err := <-done; err != nil && !errors.Is(err, stopped) {
+			return err
+		}
+		return ctx.Err()
+	}
+}

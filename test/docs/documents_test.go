@@ -1,0 +1,238 @@
+//go:build unix
+
+package docs
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/farcall/farcall/internal/config"
+	"github.com/farcall/farcall/internal/testkit"
+)
+
+// needs are the things that no test has, and that a block may say it needs.
+var needs = []string{"systemd", "kubernetes", "docker"}
+
+func TestDocuments(t *testing.T) {
+	root := testkit.Root(t)
+	docs, err := documents(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tools := t.TempDir()
+	if out, err := exec.Command("go", "build", "-o", filepath.Join(tools, "curl"), "./curl").CombinedOutput(); err != nil {
+		t.Fatalf("build the curl of the examples: %v\n%s", err, out)
+	}
+	for _, doc := range docs {
+		t.Run(doc, func(t *testing.T) {
+			text, err := os.ReadFile(filepath.Join(root, doc))
+			if err != nil {
+				t.Fatal(err)
+			}
+			list, err := blocks(doc, string(text))
+			if err != nil {
+				t.Fatal(err)
+			}
+			// The examples name fixed ports. Somebody else's outgoing connection may have drawn one of
+			// them for itself, which passes.
+			for attempt := 1; ; attempt++ {
+				err := runDocument(root, tools, list)
+				if err == nil {
+					return
+				}
+				if attempt == 3 || !strings.Contains(err.Error(), "address already in use") {
+					t.Fatal(err)
+				}
+				t.Logf("once more: %v", err)
+			}
+		})
+	}
+}
+
+// runDocument does what each block of a document says, in order.
+func runDocument(root, tools string, list []*block) (err error) {
+	d := &document{root: root, tools: tools}
+	defer func() { err = d.close(err) }()
+	for _, b := range list {
+		if err := d.do(b); err != nil {
+			return fmt.Errorf("%s: %w", b.pos(), err)
+		}
+	}
+	return nil
+}
+
+// document is the place that a document is run in, made when the first block needs it.
+type document struct {
+	root, tools string
+	dir         string
+	shell       *shell
+}
+
+func (d *document) do(b *block) error {
+	switch {
+	case b.lang == "text" && b.kind == "":
+		return nil
+	case b.lang == "yaml":
+		return d.yaml(b)
+	case b.lang == "sh" && b.kind == "" && b.set["needs"] != "":
+		return checkSyntax(b)
+	case b.lang == "sh" && b.kind == "":
+		return d.sh(b)
+	case b.lang == "console" && b.kind == "":
+		return d.console(b)
+	}
+	return fmt.Errorf("nothing runs a block that is marked %q %q: see test/docs/doc.go", b.lang, b.kind)
+}
+
+// yaml reads a configuration. Lines are counted as in the document.
+func (d *document) yaml(b *block) error {
+	name, text := b.doc, []byte(strings.Repeat("\n", b.line)+b.text)
+	var err error
+	switch b.kind {
+	case "synchronizer":
+		_, err = config.ParseSynchronizer(name, text)
+	case "agent":
+		_, err = config.ParseAgent(name, text)
+	default:
+		return fmt.Errorf("nothing reads yaml that is marked %q: want synchronizer, agent or file", b.kind)
+	}
+	if err != nil || b.set["file"] == "" {
+		return err
+	}
+	if err := d.open(); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(d.dir, b.set["file"]), []byte(b.text), 0o600)
+}
+
+func (d *document) sh(b *block) error {
+	if err := d.open(); err != nil {
+		return err
+	}
+	if words := b.set["until"]; words != "" {
+		return d.shell.until(b.text, words)
+	}
+	return d.shell.run(b.text)
+}
+
+func (d *document) console(b *block) error {
+	list := sessions(b.text)
+	if len(list) == 0 {
+		return errors.New(`no line starts with "$ "`)
+	}
+	if err := d.open(); err != nil {
+		return err
+	}
+	for _, s := range list {
+		if err := d.shell.converse(s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkSyntax is all that can be done for a block that needs what is not here.
+func checkSyntax(b *block) error {
+	for _, known := range needs {
+		if b.set["needs"] == known {
+			cmd := exec.Command("bash", "-n")
+			cmd.Stdin = strings.NewReader(b.text)
+			if out, err := cmd.CombinedOutput(); err != nil {
+				return fmt.Errorf("%w\n%s", err, out)
+			}
+			return nil
+		}
+	}
+	return fmt.Errorf("a test can have what is needed, %q; without it are only %v", b.set["needs"], needs)
+}
+
+// open copies the checkout and starts the shell in it. The folder's name is short, as unix
+// sockets below it must fit into 100 characters.
+func (d *document) open() (err error) {
+	if d.shell != nil {
+		return nil
+	}
+	if d.dir, err = os.MkdirTemp("", "docs"); err != nil {
+		return err
+	}
+	if err := copyCheckout(d.root, d.dir); err != nil {
+		return err
+	}
+	d.shell, err = newShell(d.dir, d.tools)
+	return err
+}
+
+// close ends what the blocks started. To the error of a failed document it adds what its
+// commands printed.
+func (d *document) close(err error) error {
+	if d.shell != nil {
+		if err != nil {
+			err = fmt.Errorf("%w\n%s", err, d.shell.outputs())
+		}
+		err = errors.Join(err, d.shell.close())
+	}
+	if d.dir != "" {
+		err = errors.Join(err, os.RemoveAll(d.dir))
+	}
+	return err
+}
+
+// copyCheckout copies what is kept in the repository, so that a document can be run as if in a
+// fresh clone. Reading every file also makes go test run this test again when one changed.
+func copyCheckout(from, to string) error {
+	return filepath.WalkDir(from, func(p string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if e.IsDir() && notCopied(from, p) {
+			return fs.SkipDir
+		}
+		rel, err := filepath.Rel(from, p)
+		if err != nil {
+			return err
+		}
+		target := filepath.Join(to, rel)
+		switch {
+		case e.IsDir():
+			return os.MkdirAll(target, 0o700)
+		case !e.Type().IsRegular():
+			return nil
+		}
+		info, err := e.Info()
+		if err != nil {
+			return err
+		}
+		b, err := os.ReadFile(p)
+		if err != nil {
+			return err
+		}
+		return os.WriteFile(target, b, info.Mode().Perm())
+	})
+}
+
+func TestBlocksThatNobodyRunsAreRefused(t *testing.T) {
+	for _, text := range []string{
+		"```\nmake\n```\n",
+		"```bash\nmake\n```\n",
+		"```yaml\na: 1\n```\n",
+		"```yaml agent\nclutser: east\n```\n",
+		"```yaml synchronizer\na: [\n```\n",
+		"```sh needs=\"time\"\nmake\n```\n",
+		"```sh needs=systemd\nif\n```\n",
+		"```console\nmake\n```\n",
+	} {
+		list, err := blocks("x.md", text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := runDocument(t.TempDir(), t.TempDir(), list); err == nil {
+			t.Errorf("no error for\n%s", text)
+		}
+	}
+}
