@@ -171,7 +171,7 @@ func (a *Agent) faces(r *router) (err error) {
 	if a.grpc, err = face.NewGRPC(cfg, deps); err != nil {
 		return err
 	}
-	a.peer, err = face.NewPeer(cfg, face.PeerDeps{Own: r, Apps: a.apps, Log: a.log, Metrics: a.deps.Registry})
+	a.peer, err = face.NewPeer(cfg, face.PeerDeps{Own: r, Apps: a.apps, Metrics: a.deps.Registry})
 	return err
 }
 

@@ -13,8 +13,6 @@ import (
 	"strconv"
 	"time"
 
-	"google.golang.org/grpc/codes"
-
 	"github.com/farcall/farcall/agent/conns"
 	"github.com/farcall/farcall/agent/invoke"
 )
@@ -73,7 +71,7 @@ func (c *Channels) Deliver(ctx context.Context, e Endpoint, r *invoke.Request) (
 	case GRPC:
 		return c.deliverGRPC(ctx, e, r)
 	default:
-		return nil, invoke.Errorf(codes.Unavailable, invoke.ReasonUnsupported, "protocol %q is not one of http, h2c, grpc", e.Protocol)
+		return nil, invoke.NotDispatched(invoke.ReasonUnsupported, "protocol %q is not one of http, h2c, grpc", e.Protocol)
 	}
 }
 

@@ -34,7 +34,7 @@ func (c *Channels) deliverGRPC(ctx context.Context, e Endpoint, r *invoke.Reques
 	}
 	conn, err := c.grpc.Acquire(e.hostPort())
 	if err != nil {
-		return nil, invoke.NotDispatched("application %s: %v", r.Service, err)
+		return nil, invoke.NotDispatched(invoke.ReasonAppDown, "application %s: %v", r.Service, err)
 	}
 	defer c.grpc.Release(conn)
 
@@ -57,7 +57,7 @@ func (c *Channels) deliverGRPC(ctx context.Context, e Endpoint, r *invoke.Reques
 			return nil, e
 		}
 		if from.Addr == nil {
-			return nil, invoke.NotDispatched("application %s does not take connections: %s", r.Service, status.Convert(err).Message())
+			return nil, invoke.NotDispatched(invoke.ReasonAppDown, "application %s does not take connections: %s", r.Service, status.Convert(err).Message())
 		}
 		return nil, invoke.OutcomeUnknown("application %s at %s: %s", r.Service, e.hostPort(), status.Convert(err).Message())
 	}

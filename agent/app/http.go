@@ -103,7 +103,7 @@ func httpError(ctx context.Context, e Endpoint, r *invoke.Request, err error) *i
 	}
 	var op *net.OpError
 	if errors.As(err, &op) && op.Op == "dial" {
-		return invoke.NotDispatched("application %s does not take connections: %v", r.Service, op.Err)
+		return invoke.NotDispatched(invoke.ReasonAppDown, "application %s does not take connections: %v", r.Service, op.Err)
 	}
 	return invoke.OutcomeUnknown("application %s at %s: %v", r.Service, e.hostPort(), err)
 }

@@ -135,23 +135,27 @@ type broadcastItem struct {
 
 // broadcast makes a broadcast call and writes the list of what came of it: 207 where all targets
 // succeeded, else 502.
-func (h *HTTP) broadcast(ctx context.Context, w http.ResponseWriter, r *http.Request, ch relay.Choice, req *invoke.Request) (relay.Answer, error) {
+func (h *HTTP) broadcast(ctx context.Context, w http.ResponseWriter, r *http.Request, clusters []relay.ClusterChoice, req *invoke.Request) (relay.Answer, error) {
 	if e := readWhole(ctx, w, r, req, relay.MaxBroadcastBody); e != nil {
-		a := relay.Answer{Strategy: ch.Strategy(), Tier: -1, Err: e}
+		a := relay.Answer{Strategy: relay.Broadcast, Tier: -1, Err: e}
 		writeError(w, a)
 		return a, nil
 	}
-	replies := h.relay.Broadcast(ctx, ch, req)
-	a := summary(ch.Strategy(), replies)
+	replies := h.relay.Broadcast(ctx, clusters, req)
+	a := summary(replies)
+	a.Err = broadcastFailed(replies)
+	if len(replies) == 0 {
+		writeError(w, a)
+		return a, nil
+	}
 	items := make([]broadcastItem, len(replies))
 	for i := range replies {
 		items[i] = item(&replies[i])
 	}
 	describe(a, w.Header().Set)
-	status := http.StatusMultiStatus
-	if a.Err = broadcastFailed(replies); a.Err != nil {
-		status = http.StatusBadGateway
-	} else {
+	status := http.StatusBadGateway
+	if a.Err == nil {
+		status = http.StatusMultiStatus
 		a.Response = &invoke.Response{Status: status}
 	}
 	writeJSON(w, status, items)

@@ -170,8 +170,8 @@ func describe(a relay.Answer, say func(key, value string)) {
 }
 
 // summary is the answer that a broadcast as a whole counts as, without a response or an error.
-func summary(strategy string, replies []relay.Reply) relay.Answer {
-	a := relay.Answer{Strategy: strategy, Tier: -1}
+func summary(replies []relay.Reply) relay.Answer {
+	a := relay.Answer{Strategy: relay.Broadcast, Tier: -1}
 	for i := range replies {
 		a.Attempts += replies[i].Attempts
 	}
@@ -180,6 +180,10 @@ func summary(strategy string, replies []relay.Reply) relay.Answer {
 
 // broadcastFailed names every target that failed; nil where none did. minSuccess is all.
 func broadcastFailed(replies []relay.Reply) *invoke.Error {
+	if len(replies) == 0 {
+		// The clusters went between the plan and the call.
+		return invoke.NotDispatched(invoke.ReasonNoInstance, "no cluster has an instance to call")
+	}
 	failed, text := 0, ""
 	for i := range replies {
 		if r := &replies[i]; !r.OK() {
@@ -187,16 +191,17 @@ func broadcastFailed(replies []relay.Reply) *invoke.Error {
 			text += "; " + r.Cluster + ": " + replyError(r)
 		}
 	}
-	if failed == 0 && len(replies) > 0 {
+	if failed == 0 {
 		return nil
 	}
-	executed := codes.Unavailable
+	// Unavailable promises that nobody executed the call.
+	code := codes.Unavailable
 	for i := range replies {
 		if r := &replies[i]; r.Err == nil || !r.Err.NotExecuted() {
-			executed = codes.Internal
+			code = codes.Internal
 		}
 	}
-	return invoke.Errorf(executed, reasonBroadcast, "%d of %d targets failed%s", failed, len(replies), text)
+	return invoke.Errorf(code, reasonBroadcast, "%d of %d targets failed%s", failed, len(replies), text)
 }
 
 const reasonBroadcast = "BROADCAST_FAILED"

@@ -99,8 +99,8 @@ func (g *GRPC) call(ctx context.Context, in *runtimev1.InvokeServiceRequest, rec
 	if e != nil {
 		return fail(e)
 	}
-	if len(choice.Clusters()) > 0 {
-		return g.broadcast(ctx, choice, req)
+	if choice.Strategy() == relay.Broadcast {
+		return g.broadcast(ctx, choice.Clusters(), req)
 	}
 	if a = g.relay.Do(ctx, choice, req); a.Err != nil {
 		return fail(a.Err)
@@ -237,9 +237,9 @@ func toMetadata(h invoke.Header, fromHTTP bool) metadata.MD {
 
 // broadcast answers with the first success in the order of the clusters, if all succeeded; the
 // header farcall-broadcast says what came of each.
-func (g *GRPC) broadcast(ctx context.Context, ch relay.Choice, req *invoke.Request) (*commonv1.InvokeResponse, relay.Answer, error) {
-	replies := g.relay.Broadcast(ctx, ch, req)
-	a := summary(ch.Strategy(), replies)
+func (g *GRPC) broadcast(ctx context.Context, clusters []relay.ClusterChoice, req *invoke.Request) (*commonv1.InvokeResponse, relay.Answer, error) {
+	replies := g.relay.Broadcast(ctx, clusters, req)
+	a := summary(replies)
 	var say []string
 	for i := range replies {
 		r := &replies[i]

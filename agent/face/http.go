@@ -180,8 +180,8 @@ func (h *HTTP) call(w http.ResponseWriter, r *http.Request, record *relay.Record
 	if e != nil {
 		return fail(none, e)
 	}
-	if len(choice.Clusters()) > 0 {
-		return h.broadcast(ctx, w, r, choice, req)
+	if choice.Strategy() == relay.Broadcast {
+		return h.broadcast(ctx, w, r, choice.Clusters(), req)
 	}
 	if e := readBody(ctx, w, r, req, maxReplay); e != nil {
 		return fail(relay.Answer{Strategy: choice.Strategy(), Tier: -1}, e)

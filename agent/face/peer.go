@@ -146,7 +146,7 @@ type admission struct {
 // admit judges a call by its metadata alone, before its body is read.
 func (p *Peer) admit(ctx context.Context) (admission, *invoke.Error) {
 	if p.draining.Load() {
-		return admission{}, refusal(invoke.ReasonDraining, "draining")
+		return admission{}, invoke.NotDispatched(invoke.ReasonDraining, "draining")
 	}
 	if hop := metadata.ValueFromIncomingContext(ctx, invoke.HopKey); len(hop) > 0 && (len(hop) != 1 || hop[0] != "1") {
 		// This face never forwards, so that a second hop is somebody's mistake, and a loop if it
@@ -163,7 +163,7 @@ func (p *Peer) admit(ctx context.Context) (admission, *invoke.Error) {
 	}
 	own, ok := p.own.Find(id)
 	if !ok {
-		return admission{}, refusal(invoke.ReasonUnknownTarget, "%s is not an instance of this node", target[0])
+		return admission{}, invoke.NotDispatched(invoke.ReasonUnknownTarget, "%s is not an instance of this node", target[0])
 	}
 	return admission{agent: true, own: own}, nil
 }
@@ -174,16 +174,12 @@ func (p *Peer) deliver(ctx context.Context, a admission, req *invoke.Request) (*
 	if own.Instance == nil {
 		var ok bool
 		if own, ok = p.own.Any(req.Service); !ok {
-			return nil, refusal(invoke.ReasonUnknownTarget, "no available instance of %q on this node", req.Service)
+			return nil, invoke.NotDispatched(invoke.ReasonUnknownTarget, "no available instance of %q on this node", req.Service)
 		}
 	}
 	// The name that was dialled decides, not the one that the message repeats.
 	req.Service = own.Instance.Service
 	return p.apps.Deliver(ctx, own.App, req)
-}
-
-func refusal(reason, format string, a ...any) *invoke.Error {
-	return invoke.Errorf(codes.Unavailable, reason, format, a...)
 }
 
 // writeReply sends an answer. A body of known length goes out with the head, one that streams

@@ -13,6 +13,8 @@ import (
 
 // Reasons, one word each, as they stand in answers and metrics. A Router may use further ones.
 const (
+	ReasonNoConnection   = "NO_CONNECTION"   // certainly not executed: nobody there to ask
+	ReasonAppDown        = "APP_DOWN"        // certainly not executed: the application does not listen
 	ReasonNotDispatched  = "NOT_DISPATCHED"  // certainly not executed
 	ReasonDraining       = "DRAINING"        // certainly not executed: the agent is going
 	ReasonUnknownTarget  = "UNKNOWN_TARGET"  // certainly not executed: no such instance there
@@ -75,9 +77,9 @@ func Errorf(c codes.Code, reason, format string, a ...any) *Error {
 	return &Error{Code: c, Reason: reason, Message: fmt.Sprintf(format, a...)}
 }
 
-// NotDispatched says that the call was certainly not executed.
-func NotDispatched(format string, a ...any) *Error {
-	return Errorf(codes.Unavailable, ReasonNotDispatched, format, a...)
+// NotDispatched says, for a reason, that the call was certainly not executed.
+func NotDispatched(reason, format string, a ...any) *Error {
+	return Errorf(codes.Unavailable, reason, format, a...)
 }
 
 // OutcomeUnknown says that the call may have been executed.

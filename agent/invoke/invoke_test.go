@@ -120,7 +120,7 @@ func TestErrorCodes(t *testing.T) {
 		{Invalid("x"), 400},
 		{Errorf(codes.PermissionDenied, ReasonDenied, "x"), 403},
 		{Errorf(codes.NotFound, ReasonNotFound, "x"), 404},
-		{NotDispatched("x"), 503},
+		{NotDispatched(ReasonAppDown, "x"), 503},
 		{OutcomeUnknown("x"), 502},
 		{Errorf(codes.DeadlineExceeded, ReasonDeadline, "x"), 504},
 		{Errorf(codes.ResourceExhausted, ReasonTooLarge, "x"), 413},

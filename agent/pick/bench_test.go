@@ -134,7 +134,7 @@ type channel struct {
 
 type subConn struct {
 	balancer.SubConn
-	listen func(balancer.SubConnState)
+	listen, health func(balancer.SubConnState)
 }
 
 func (c *channel) NewSubConn(_ []resolver.Address, o balancer.NewSubConnOptions) (balancer.SubConn, error) {
@@ -148,11 +148,9 @@ func (c *channel) ResolveNow(resolver.ResolveNowOptions)   {}
 func (c *channel) Target() string                          { return "bench" }
 func (c *channel) MetricsRecorder() estats.MetricsRecorder { return nil }
 
-func (s *subConn) Connect()  {}
-func (s *subConn) Shutdown() {}
-func (s *subConn) RegisterHealthListener(f func(balancer.SubConnState)) {
-	f(balancer.SubConnState{ConnectivityState: connectivity.Ready})
-}
+func (s *subConn) Connect()                                             {}
+func (s *subConn) Shutdown()                                            {}
+func (s *subConn) RegisterHealthListener(f func(balancer.SubConnState)) { s.health = f }
 
 // grpcRoundRobin walks a round_robin balancer through to READY and gives its picker.
 func grpcRoundRobin(b *testing.B, n int) balancer.Picker {
@@ -169,6 +167,9 @@ func grpcRoundRobin(b *testing.B, n int) balancer.Picker {
 	for _, s := range cc.subConns {
 		s.listen(balancer.SubConnState{ConnectivityState: connectivity.Connecting})
 		s.listen(balancer.SubConnState{ConnectivityState: connectivity.Ready})
+		if s.health != nil {
+			s.health(balancer.SubConnState{ConnectivityState: connectivity.Ready})
+		}
 	}
 	if cc.state.ConnectivityState != connectivity.Ready || len(cc.subConns) != n {
 		b.Fatalf("round_robin is %s with %d subchannels", cc.state.ConnectivityState, len(cc.subConns))

@@ -32,17 +32,16 @@ type Reply struct {
 // OK reports whether the cluster's instance answered, and with a success.
 func (r *Reply) OK() bool { return r.Err == nil && r.Response.OK() }
 
-// Broadcast makes the call at one instance of each cluster of ch, in parallel, and waits for all;
-// the replies stand in the order of ch.Clusters. A failed attempt is followed only by others in
-// the same cluster. The request's body must be in memory (Rest is nil).
-func (r *Relay) Broadcast(ctx context.Context, ch Choice, req *invoke.Request) []Reply {
-	clusters := ch.Clusters()
+// Broadcast makes the call at one instance of each of the clusters, in parallel, and waits for all;
+// the replies stand in the same order. A failed attempt is followed only by others in the same
+// cluster. The request's body must be in memory (Rest is nil).
+func (r *Relay) Broadcast(ctx context.Context, clusters []ClusterChoice, req *invoke.Request) []Reply {
 	replies := make([]Reply, len(clusters))
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, maxParallel)
 	for i, c := range clusters {
 		replies[i].Cluster = c.Cluster
-		replies[i].Strategy = ch.Strategy()
+		replies[i].Strategy = Broadcast
 		replies[i].Tier = -1
 		if c.Unreachable {
 			replies[i].Err = invoke.Errorf(codes.Unavailable, invoke.ReasonUnreachable, "cluster %s is measured unreachable", c.Cluster)

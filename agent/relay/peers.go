@@ -71,7 +71,7 @@ func (p *peers) close() { p.pool.Close() }
 func (p *peers) deliver(ctx context.Context, t Target, r *invoke.Request) (*invoke.Response, error) {
 	conn, err := p.pool.Acquire(t.Dial)
 	if err != nil {
-		return nil, invoke.NotDispatched("%s: %v", t.Dial, err)
+		return nil, invoke.NotDispatched(invoke.ReasonNoConnection, "%s: %v", t.Dial, err)
 	}
 	md := []string{invoke.TargetKey, wire.FormatTarget(t.Instance.ID), invoke.HopKey, "1", invoke.OriginKey, p.origin}
 	if tp := r.TraceParent(); tp != "" && invoke.Printable(tp) {
@@ -111,7 +111,7 @@ func (c *peerCall) do() (*invoke.Response, error) {
 		if e := invoke.FromContext(c.ctx); e != nil {
 			return nil, e
 		}
-		return nil, invoke.NotDispatched("%s: %s", c.dial, status.Convert(err).Message())
+		return nil, invoke.NotDispatched(invoke.ReasonNoConnection, "%s: %s", c.dial, status.Convert(err).Message())
 	}
 	first := &internalsv1.InternalInvokeRequestStream{Request: wire.EncodeRequest(c.req)}
 	if len(c.req.Head) > 0 {
@@ -207,7 +207,7 @@ func (c *peerCall) unary() (*invoke.Response, error) {
 // peerError reads what a peer's status, or the loss of the stream, proves.
 func peerError(ctx context.Context, dial string, err error, trailer metadata.MD) *invoke.Error {
 	if v := trailer[invoke.NotDispatchedKey]; len(v) > 0 {
-		return invoke.NotDispatched("%s: %s", dial, v[0])
+		return invoke.NotDispatched(cmp.Or(reasonIn(status.Convert(err)), invoke.ReasonNotDispatched), "%s: %s", dial, v[0])
 	}
 	if e := invoke.FromContext(ctx); e != nil {
 		return e

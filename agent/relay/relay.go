@@ -102,7 +102,7 @@ func (r *Relay) Route(ctx context.Context, q Query) (Choice, *invoke.Error) {
 	var e *invoke.Error
 	if !errors.As(err, &e) {
 		// Nothing was sent yet, whatever it was that failed.
-		e = invoke.NotDispatched("%v", err)
+		e = invoke.NotDispatched(invoke.ReasonNotDispatched, "%v", err)
 	}
 	return nil, e
 }
@@ -216,8 +216,10 @@ func (r *Relay) attempt(ctx context.Context, t Target, req *invoke.Request) (*in
 // (malformed, denied) is an answer like any other.
 func outcomeOf(e *invoke.Error) Outcome {
 	switch {
-	case e.NotExecuted():
+	case e.NotExecuted() && e.Reason == invoke.ReasonNoConnection:
 		return NotExecuted
+	case e.NotExecuted():
+		return Refused
 	case e.OutcomeUnknown() || e.Code == codes.DeadlineExceeded:
 		return Lost
 	case e.Code == codes.Canceled:

@@ -8,6 +8,9 @@ import (
 	"github.com/farcall/farcall/internal/catalog"
 )
 
+// Broadcast is the strategy that is delivered to several instances, as a Choice spells it.
+const Broadcast = "broadcast"
+
 // Query is what a caller asks for. Strategy and Cluster are the per-call override and pin, as
 // the caller wrote them; empty where it wrote none.
 type Query struct {
@@ -31,8 +34,8 @@ type Choice interface {
 	// Next picks an instance, never one that this Choice gave before; false when there is none
 	// left. It does not block.
 	Next() (Target, bool)
-	// Clusters is not empty for broadcast only, which then uses these choices, local first,
-	// and never Next.
+	// Clusters is asked for, once, where Strategy is broadcast, which then uses these choices,
+	// local first, and never Next.
 	Clusters() []ClusterChoice
 }
 
@@ -65,12 +68,13 @@ type Outcome uint8
 const (
 	Served      Outcome = iota // it answered
 	ServedError                // it answered with a server error of its own
-	NotExecuted                // it could not be reached, or refused
+	NotExecuted                // no connection could be had
+	Refused                    // its agent, or its application's port, said that it does not take it
 	Lost                       // contact was lost, or the deadline passed: outcome unknown
 	Abandoned                  // the caller went away
 )
 
-var outcomeWords = [...]string{"served", "served_error", "not_executed", "lost", "abandoned"}
+var outcomeWords = [...]string{"served", "served_error", "not_executed", "refused", "lost", "abandoned"}
 
 // String gives the word as it stands in metrics.
 func (o Outcome) String() string { return outcomeWords[o] }

@@ -33,7 +33,7 @@ const (
 	dialTimeout = 5 * time.Second
 	// callGrace is how much longer than --timeout an answer is waited for: the agent keeps the
 	// deadline, and its own word on it says more than a broken connection.
-	callGrace = 2 * time.Second
+	callGrace = time.Second
 	// maxErrorBody bounds what is read of an agent's error to say it in words.
 	maxErrorBody = 64 << 10
 )
@@ -41,6 +41,7 @@ const (
 // callFlags are the flags of one call.
 type callFlags struct {
 	verb, data, strategy, cluster string
+	hasData                       bool // an empty body is one, too
 	headers                       []string
 	timeout                       time.Duration
 }
@@ -56,17 +57,18 @@ func (c *cli) callCommand() *cobra.Command {
 		Example: "  farcall call cart items/1\n  farcall call cart.shop items -d '{\"id\": 1}' -H 'content-type: application/json' --strategy external-first",
 		Args:    cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			req, err := c.callRequest(f, args[0], args[1])
-			if err != nil {
-				return err
-			}
+			f.hasData = cmd.Flags().Changed("data")
 			ctx := cmd.Context()
 			if f.timeout > 0 {
 				var cancel context.CancelFunc
 				ctx, cancel = context.WithTimeout(ctx, f.timeout+callGrace)
 				defer cancel()
 			}
-			return c.call(req.WithContext(ctx), "call "+args[0])
+			req, err := c.callRequest(ctx, f, args[0], args[1])
+			if err != nil {
+				return err
+			}
+			return c.call(req, "call "+args[0])
 		},
 	}
 	flags := cmd.Flags()
@@ -80,7 +82,7 @@ func (c *cli) callCommand() *cobra.Command {
 }
 
 // callRequest builds the request. All that can be wrong about it is the command line's fault.
-func (c *cli) callRequest(f callFlags, app, method string) (*http.Request, error) {
+func (c *cli) callRequest(ctx context.Context, f callFlags, app, method string) (*http.Request, error) {
 	if app == "" || strings.Contains(method, "#") {
 		return nil, usagef("want an app-id, and a method without # (written %%23)")
 	}
@@ -90,7 +92,7 @@ func (c *cli) callRequest(f callFlags, app, method string) (*http.Request, error
 	}
 	var body io.Reader
 	verb := cmp.Or(f.verb, http.MethodGet)
-	if f.data != "" {
+	if f.hasData {
 		b, err := c.readData(f.data)
 		if err != nil {
 			return nil, err
@@ -98,7 +100,7 @@ func (c *cli) callRequest(f callFlags, app, method string) (*http.Request, error
 		body, verb = bytes.NewReader(b), cmp.Or(f.verb, http.MethodPost)
 	}
 	target := "http://" + host + "/v1.0/invoke/" + url.PathEscape(app) + "/method/" + strings.TrimPrefix(method, "/")
-	req, err := http.NewRequest(verb, target, body)
+	req, err := http.NewRequestWithContext(ctx, verb, target, body)
 	if err != nil {
 		return nil, usagef("%w", err)
 	}

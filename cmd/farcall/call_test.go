@@ -67,6 +67,7 @@ func agentFace(last *seen) http.Handler {
 		case "break":
 			w.Header().Set("content-length", "100")
 			_, _ = io.WriteString(w, "half")
+			w.(http.Flusher).Flush()
 			panic(http.ErrAbortHandler)
 		}
 		w.Header().Set("farcall-served-by", "west/cart-1")
@@ -113,6 +114,7 @@ func TestCallSendsWhatItWasTold(t *testing.T) {
 		{name: "query", args: []string{"cart.shop", "/items?q=a%20b&x=1"}, want: seen{method: "GET", uri: "/v1.0/invoke/cart.shop/method/items?q=a%20b&x=1"}},
 		{name: "escaped", args: []string{"a/b", "x%2Fy"}, want: seen{method: "GET", uri: "/v1.0/invoke/a%2Fb/method/x%2Fy"}},
 		{name: "data", args: []string{"cart", "m", "-d", "{}"}, want: seen{method: "POST", uri: "/v1.0/invoke/cart/method/m", body: "{}", length: 2}},
+		{name: "empty data", args: []string{"cart", "m", "-d", ""}, want: seen{method: "POST", uri: "/v1.0/invoke/cart/method/m"}},
 		{name: "verb", args: []string{"cart", "m", "-X", "PUT", "-d", "x"}, want: seen{method: "PUT", uri: "/v1.0/invoke/cart/method/m", body: "x", length: 1}},
 		{name: "file", args: []string{"cart", "m", "-d", "@" + file}, want: seen{method: "POST", uri: "/v1.0/invoke/cart/method/m", body: "from a file", length: 11}},
 		{name: "stdin", args: []string{"cart", "m", "-d", "@-"}, stdin: "piped", want: seen{method: "POST", uri: "/v1.0/invoke/cart/method/m", body: "piped", length: 5}},

@@ -23,7 +23,7 @@ func main() {
 
 // execute runs one command line and gives the process's exit code.
 func execute(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	root := newRoot(stdin, stdout, stderr)
+	root := newRoot(stdin, stdout, stderr) //nolint:contextcheck // cobra hands ctx to the verb that runs
 	root.SetArgs(args)
 	cmd, err := root.ExecuteContextC(ctx)
 	return report(cmd, err, stderr)

@@ -40,10 +40,10 @@ func (c *cli) watchInstances() *cobra.Command {
 				}
 				return c.follow(stream.Recv)
 			})
-			if cmd.Context().Err() != nil {
-				return nil // ^C is how a watch ends
+			if cmd.Context().Err() == nil {
+				return err
 			}
-			return err
+			return nil // ^C is how a watch ends
 		},
 	}
 	f.clusterFlag(cmd)

@@ -122,10 +122,10 @@ func (r Resolver) Scope() Scope {
 // Scope says which services of a registry are taken, and into which namespace. It stands in the
 // block of every kind of resolver.
 type Scope struct {
-	// Namespace is where all services of the registry live. Exactly one of Namespace and
+	// Namespace is where services live whose record names none. Exactly one of Namespace and
 	// Namespaces is set.
 	Namespace string `yaml:"namespace,omitempty"`
-	// Namespaces maps the registry's own namespaces to ours.
+	// Namespaces maps the registry's own namespaces to ours; one that is not listed is kept.
 	Namespaces map[string]string `yaml:"namespaces,omitempty"`
 	// Include and Exclude are patterns, as path.Match reads them, on service names. An empty
 	// Include takes all; Exclude wins.

@@ -110,7 +110,7 @@ func TestDocumentedExamplesAreValid(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	blocks := regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllStringSubmatch(string(b), -1)
+	blocks := regexp.MustCompile("(?s)```yaml[a-z ]*\n(.*?)```").FindAllStringSubmatch(string(b), -1)
 	if len(blocks) != 2 {
 		t.Fatalf("found %d examples, want one for each daemon", len(blocks))
 	}

@@ -68,7 +68,7 @@ func checkComment(t *testing.T, f *file, concurrent bool) {
 	if !strings.HasPrefix(doc, "Package "+name+" ") {
 		t.Errorf("%s: the comment does not start with \"Package %s \"", f.path, name)
 	}
-	if concurrent && !strings.Contains(doc, "goroutine") {
+	if concurrent && !strings.Contains(strings.ToLower(doc), "goroutine") {
 		t.Errorf("%s: the comment does not say which goroutines the package runs", f.path)
 	}
 }

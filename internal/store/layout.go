@@ -58,6 +58,7 @@ const (
 // draft is a slice while a plan is made.
 type draft struct {
 	slice
+	was     []slot // as stored
 	bytes   int
 	stored  bool // it has a key
 	changed bool
@@ -107,7 +108,10 @@ func (p *planner) keep(have []slice, want []*catalog.Instance) {
 		missing[w.Instance] = w
 	}
 	for _, s := range have {
-		d := &draft{slice: slice{index: s.index, slots: make([]slot, 0, len(s.slots))}, stored: true, changed: s.dirty}
+		d := &draft{
+			slice: slice{index: s.index, slots: make([]slot, 0, len(s.slots)), dirty: s.dirty},
+			was:   s.slots, stored: true, changed: s.dirty,
+		}
 		for _, old := range s.slots {
 			w, ok := missing[old.inst.Instance]
 			if !ok {
@@ -222,11 +226,21 @@ func (p *planner) changes() []change {
 		case d.dead || !d.changed:
 		default:
 			slices.SortFunc(d.slots, func(a, b slot) int { return cmp.Compare(a.inst.Instance, b.inst.Instance) })
+			if d.asStored() {
+				continue
+			}
 			out = append(out, change{rank: d.rank(), puts: []slice{{index: d.index, slots: d.slots}}, deletes: d.merged})
 		}
 	}
 	slices.SortStableFunc(out, func(a, b change) int { return cmp.Compare(a.rank, b.rank) })
 	return out
+}
+
+// asStored reports whether a slice that changed came back to what it was: an instance that
+// was in two slices can leave the one and be put back from the other.
+func (d *draft) asStored() bool {
+	return d.stored && !d.dirty &&
+		slices.EqualFunc(d.was, d.slots, func(a, b slot) bool { return a.inst.Equal(b.inst) })
 }
 
 func (d *draft) rank() rank {

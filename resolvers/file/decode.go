@@ -139,16 +139,17 @@ func (d *decoder) service(n *yaml.Node) (name catalog.Name, instances []*catalog
 	if !ok {
 		return name, nil, false
 	}
-	d.text(fields, "name", &name.Service)
 	d.text(fields, "namespace", &name.Namespace)
 	if fields["name"] == nil {
 		d.add(n.Line, "the service has no name")
-	} else if err := (catalog.Name{Namespace: catalog.DefaultNamespace, Service: name.Service}).Check(); err != nil {
-		d.add(fields["name"].Line, "name: %v", err)
+	} else if d.text(fields, "name", &name.Service) {
+		if err := (catalog.Name{Namespace: catalog.DefaultNamespace, Service: name.Service}).Check(); err != nil {
+			d.add(fields["name"].Line, "name: %v", err)
+		}
 	}
 	list, ok := fields["instances"]
 	if !ok {
-		d.add(n.Line, "service %q has no instances key: write instances: [] for none", name.Service)
+		d.add(n.Line, "service %.40q has no instances key: write instances: [] for none", name.Service)
 		return name, nil, false
 	}
 	for _, in := range d.list(list, "instances") {
@@ -175,12 +176,13 @@ func (d *decoder) instance(n *yaml.Node, name catalog.Name) *catalog.Instance {
 	i.Weight = uint32(d.number(fields, "weight", 1, 0, math.MaxUint32))
 	if at := fields["health"]; at != nil {
 		var word string
-		d.text(fields, "health", &word)
-		h, err := catalog.ParseHealth(word)
-		if err != nil && word != "" {
-			d.add(at.Line, "%v", err)
+		if d.text(fields, "health", &word) {
+			h, err := catalog.ParseHealth(word)
+			if err != nil {
+				d.add(at.Line, "health: %v", err)
+			}
+			i.Health = h
 		}
-		i.Health = h
 	}
 	i.Metadata = d.metadata(fields["metadata"])
 	return i
@@ -218,9 +220,9 @@ func (d *decoder) fields(n *yaml.Node, what string, keys []string) (map[string]*
 		case key.Kind != yaml.ScalarNode:
 			d.add(key.Line, "%s: a key must be a word, got %s", what, describe(key))
 		case keys != nil && !slices.Contains(keys, key.Value):
-			d.add(key.Line, "%s: unknown key %q, nearest valid key: %q", what, key.Value, nearest(key.Value, keys))
+			d.add(key.Line, "%s: unknown key %.40q, nearest valid key: %q", what, key.Value, nearest(key.Value, keys))
 		case fields[key.Value] != nil:
-			d.add(key.Line, "%s: key %q is set twice, first in line %d", what, key.Value, fields[key.Value].Line)
+			d.add(key.Line, "%s: key %.40q is set twice, first in line %d", what, key.Value, fields[key.Value].Line)
 		default:
 			fields[key.Value] = value
 		}
@@ -237,16 +239,18 @@ func (d *decoder) list(n *yaml.Node, what string) []*yaml.Node {
 }
 
 // text reads a scalar as it is written: 7 and true are texts, too. A key without a value is a
-// mistake, as a line that was not finished looks like that.
-func (d *decoder) text(fields map[string]*yaml.Node, key string, to *string) {
+// mistake, as a line that was not finished looks like that. It reports whether there is one.
+func (d *decoder) text(fields map[string]*yaml.Node, key string, to *string) bool {
 	n := fields[key]
 	switch {
 	case n == nil:
+		return false
 	case n.Kind != yaml.ScalarNode || n.ShortTag() == "!!null":
-		d.add(n.Line, "%s: want a text, got %s", key, describe(n))
-	default:
-		*to = n.Value
+		d.add(n.Line, "%.40s: want a text, got %s", key, describe(n))
+		return false
 	}
+	*to = n.Value
+	return true
 }
 
 func (d *decoder) number(fields map[string]*yaml.Node, key string, unset, least, most int64) int64 {

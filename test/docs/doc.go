@@ -10,6 +10,7 @@
 //	                          print what follows; ... stands for anything
 //	```yaml synchronizer      (or agent, file) read as that configuration; with file=NAME it is also
 //	                          written into the copy, for the shell blocks below it
+//	```go file=NAME           formatted, and written into the copy
 //	```text                   a picture
 //
 // Any other block fails the test: what nobody runs is wrong one day.

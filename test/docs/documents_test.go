@@ -5,6 +5,7 @@ package docs
 import (
 	"errors"
 	"fmt"
+	"go/format"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -80,6 +81,8 @@ func (d *document) do(b *block) error {
 		return nil
 	case b.lang == "yaml":
 		return d.yaml(b)
+	case b.lang == "go" && b.kind == "" && b.set["file"] != "":
+		return d.golang(b)
 	case b.lang == "sh" && b.kind == "" && b.set["needs"] != "":
 		return checkSyntax(b)
 	case b.lang == "sh" && b.kind == "":
@@ -99,12 +102,39 @@ func (d *document) yaml(b *block) error {
 		_, err = config.ParseSynchronizer(name, text)
 	case "agent":
 		_, err = config.ParseAgent(name, text)
+	case "file":
+		err = d.registry(b)
 	default:
 		return fmt.Errorf("nothing reads yaml that is marked %q: want synchronizer, agent or file", b.kind)
 	}
 	if err != nil || b.set["file"] == "" {
 		return err
 	}
+	return d.write(b)
+}
+
+func (d *document) registry(b *block) error {
+	dir, err := os.MkdirTemp("", "registry")
+	if err != nil {
+		return err
+	}
+	return errors.Join(readRegistry(dir, b.text), os.RemoveAll(dir))
+}
+
+// golang writes a Go file, which has to be formatted as all Go here is.
+func (d *document) golang(b *block) error {
+	formatted, err := format.Source([]byte(b.text))
+	if err != nil {
+		return err
+	}
+	if string(formatted) != b.text {
+		return errors.New("the Go code is not formatted")
+	}
+	return d.write(b)
+}
+
+// write puts a block into the copy of the checkout.
+func (d *document) write(b *block) error {
 	if err := d.open(); err != nil {
 		return err
 	}
@@ -220,9 +250,13 @@ func TestBlocksThatNobodyRunsAreRefused(t *testing.T) {
 	for _, text := range []string{
 		"```\nmake\n```\n",
 		"```bash\nmake\n```\n",
+		"```go\npackage x\n```\n",
+		"```go file=x.go\npackage   x\n```\n",
 		"```yaml\na: 1\n```\n",
 		"```yaml agent\nclutser: east\n```\n",
 		"```yaml synchronizer\na: [\n```\n",
+		"```yaml file\nservices: [{name: cart, instances: [{id: a, address: 127.0.0.1, port: 70000}]}]\n```\n",
+		"```yaml file\nservice: []\n```\n",
 		"```sh needs=\"time\"\nmake\n```\n",
 		"```sh needs=systemd\nif\n```\n",
 		"```console\nmake\n```\n",

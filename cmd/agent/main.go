@@ -1,0 +1,21 @@
+// Agent merges its cluster's own list with those of the other clusters, decides by strategy and
+// balance which instance serves a call, and relays the call to the agent next to it. One runs on
+// each node.
+//
+// This is its command line only; goroutines and all else are package daemon's and below.
+package main
+
+import (
+	"github.com/farcall/farcall/cmd/internal/daemon"
+	"github.com/farcall/farcall/cmd/internal/entry"
+	"github.com/farcall/farcall/internal/config"
+)
+
+func main() {
+	entry.Daemon[*config.Agent]{
+		Name:  "agent",
+		Short: "Serve this node's applications: pick an instance in any cluster and relay the call to it",
+		Read:  config.ReadAgent,
+		Run:   daemon.Agent,
+	}.Main()
+}

@@ -1,0 +1,308 @@
+//go:build unix
+
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	adminv1 "github.com/farcall/farcall/api/farcall/admin/v1"
+	"github.com/farcall/farcall/internal/testkit"
+)
+
+// bin holds the programs under test, built with the race detector.
+var bin string
+
+func TestMain(m *testing.M) { os.Exit(run(m)) }
+
+func run(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "farcall-e2e-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	bin = dir
+	if err := testkit.Build(filepath.Join("..", ".."), dir, "synchronizer", "agent", "farcall"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	code := m.Run()
+	if err := goleak.Find(); err != nil && code == 0 {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return code
+}
+
+// registry is where a cluster of the test keeps its instances: the same behaviours hold for all.
+type registry interface {
+	// config is the resolver's entry in the daemons' configuration, one line of YAML.
+	config() string
+	put(id string, port int, node string)
+	remove(id string)
+}
+
+// world is a federation of processes: one synchronizer, and clusters of one node each.
+type world struct {
+	t        *testing.T
+	ctx      context.Context
+	admin    string // host:port
+	http     string // of the synchronizer
+	sync     *testkit.Daemon
+	clusters map[string]*cluster
+	client   *http.Client
+}
+
+type cluster struct {
+	name                         string
+	registry                     registry
+	agent                        *testkit.Daemon
+	http, grpc, internal, health string
+	apps                         map[string]*instance
+}
+
+// instance is one application of the test, that says who it is.
+type instance struct {
+	id     string
+	port   int
+	server *http.Server
+	hits   atomic.Int64
+	l      net.Listener
+	done   chan struct{}
+}
+
+// options of a world.
+type options struct {
+	store    string                     // the synchronizer's store block; embedded when empty
+	registry func(name string) registry // a file when nil
+	apps     string                     // an agent's apps block
+}
+
+// newWorld starts clusters named so, with two instances of cart each, and waits until every
+// agent can reach every cluster.
+func newWorld(t *testing.T, o options, names ...string) *world {
+	t.Helper()
+	w := &world{t: t, ctx: testkit.Context(t), clusters: map[string]*cluster{}}
+	transport := &http.Transport{}
+	t.Cleanup(transport.CloseIdleConnections)
+	w.client = &http.Client{Transport: transport}
+	w.admin, w.http = loopback(t), loopback(t)
+	dir := t.TempDir()
+	store := "store: {embedded: {dataDir: " + filepath.Join(dir, "store") + "}}\n"
+	if o.store != "" {
+		store = "store: {" + o.store + "}\ndataDir: " + filepath.Join(dir, "sync") + "\n"
+	}
+	var text strings.Builder
+	fmt.Fprintf(&text, "federation: e2e\nlisten: %s\nhttp: {listen: %s}\n%sguard: {hold: 2s}\nclusters:\n", w.admin, w.http, store)
+	for _, name := range names {
+		c := &cluster{name: name, apps: map[string]*instance{}, http: loopback(t), grpc: loopback(t), internal: loopback(t), health: loopback(t)}
+		if o.registry == nil {
+			c.registry = &fileRegistry{t: t, path: filepath.Join(dir, name+".yaml"), list: map[string]string{}}
+		} else {
+			c.registry = o.registry(name)
+		}
+		w.clusters[name] = c
+		for _, id := range []string{"cart-1", "cart-2"} {
+			c.start(t, id)
+			c.registry.put(id, c.apps[id].port, name+"-1")
+		}
+		fmt.Fprintf(&text, "  - {name: %s, resolvers: [%s]}\n", name, c.registry.config())
+		agent := fmt.Sprintf("cluster: %s\nnode: %s-1\nsynchronizers: [%s]\ndataDir: %s\nresolvers: [%s]\ninternal: {listen: %s}\nhttp: {listen: %s}\ngrpc: {listen: %s}\nmetrics: {listen: %s}\nguard: {hold: 2s}\naccessLog: errors\n%s",
+			name, name, w.admin, filepath.Join(dir, "agent-"+name), c.registry.config(), c.internal, c.http, c.grpc, c.health, o.apps)
+		file := filepath.Join(dir, "agent-"+name+".yml")
+		write(t, file, agent)
+		c.agent = testkit.NewDaemon(t, filepath.Join(bin, "agent"), "agent-"+name, "--config", file)
+	}
+	write(t, filepath.Join(dir, "synchronizer.yml"), text.String())
+	w.sync = testkit.NewDaemon(t, filepath.Join(bin, "synchronizer"), "synchronizer", "--config", filepath.Join(dir, "synchronizer.yml"))
+	w.sync.Start()
+	for _, c := range w.clusters {
+		c.agent.Start()
+	}
+	for _, from := range names {
+		for _, to := range names {
+			w.reaches(from, to)
+		}
+	}
+	return w
+}
+
+func loopback(t *testing.T) string { return fmt.Sprint("127.0.0.1:", testkit.Port(t)) }
+
+func write(t *testing.T, file, text string) {
+	t.Helper()
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// start runs an instance's application, again at the same port where it ran before.
+func (c *cluster) start(t *testing.T, id string) {
+	t.Helper()
+	i := c.apps[id]
+	if i == nil {
+		i = &instance{id: id, port: testkit.Port(t)}
+		c.apps[id] = i
+	}
+	l, err := net.Listen("tcp", fmt.Sprint("127.0.0.1:", i.port))
+	if err != nil {
+		t.Fatal(err)
+	}
+	i.l, i.done = l, make(chan struct{})
+	i.server = &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		i.hits.Add(1)
+		b, err := io.ReadAll(r.Body)
+		if err != nil {
+			return // the caller is gone
+		}
+		w.Header().Set("X-Served-By", c.name+"/"+id)
+		fmt.Fprintf(w, "%s %s %s %s", r.Method, r.URL.RequestURI(), c.name+"/"+id, b)
+	})}
+	done, server := i.done, i.server
+	go func() {
+		defer close(done)
+		_ = server.Serve(l) // ends with stop
+	}()
+	t.Cleanup(func() { server.Close(); <-done })
+}
+
+// stop ends the application as a crash does: connections are cut.
+func (i *instance) stop() {
+	i.server.Close()
+	<-i.done
+}
+
+// answer is what an application gets from its agent.
+type answer struct {
+	status   int
+	servedBy string
+	strategy string
+	attempts string
+	body     string
+}
+
+func (a answer) cluster() string {
+	c, _, _ := strings.Cut(a.servedBy, "/")
+	return c
+}
+
+// call makes one HTTP invocation from a cluster; headers are "key: value".
+func (w *world) call(from, method, path string, headers ...string) (answer, error) {
+	ctx, cancel := context.WithTimeout(w.ctx, 10*time.Second)
+	defer cancel()
+	var body io.Reader
+	if method == http.MethodPost {
+		body = strings.NewReader("hello")
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "http://"+w.clusters[from].http+"/v1.0/invoke/"+path, body)
+	if err != nil {
+		return answer{}, err
+	}
+	for _, h := range headers {
+		k, v, _ := strings.Cut(h, ": ")
+		req.Header.Set(k, v)
+	}
+	resp, err := w.client.Do(req)
+	if err != nil {
+		return answer{}, err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	h := resp.Header
+	return answer{resp.StatusCode, h.Get("farcall-served-by"), h.Get("farcall-strategy"), h.Get("farcall-attempts"), string(b)}, err
+}
+
+// must is call that has to be answered.
+func (w *world) must(from, path string, headers ...string) answer {
+	w.t.Helper()
+	a, err := w.call(from, http.MethodGet, path, headers...)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return a
+}
+
+// reaches waits until a call from one cluster, pinned to another, is served there.
+func (w *world) reaches(from, to string) {
+	w.t.Helper()
+	testkit.Eventually(w.t, w.ctx, from+" reaches "+to, func() error {
+		a, err := w.call(from, http.MethodGet, "cart/method/ready", "farcall-cluster: "+to)
+		if err == nil && (a.status != http.StatusOK || a.cluster() != to) {
+			err = fmt.Errorf("%d by %q: %s", a.status, a.servedBy, a.body)
+		}
+		return err
+	})
+}
+
+// serve waits until calls under a strategy are served by one of the clusters only.
+func (w *world) served(from, strategy string, by ...string) {
+	w.t.Helper()
+	for range 12 {
+		a := w.must(from, "cart/method/x", "farcall-strategy: "+strategy)
+		ok := false
+		for _, c := range by {
+			ok = ok || a.cluster() == c
+		}
+		if a.status != http.StatusOK || !ok || a.strategy != strategy {
+			w.t.Errorf("%s from %s: %d by %q as %q (%s), want by one of %v", strategy, from, a.status, a.servedBy, a.strategy, a.body, by)
+		}
+	}
+}
+
+// connect gives a client of the admin API.
+func (w *world) connect() adminv1.AdminClient {
+	w.t.Helper()
+	conn, err := grpc.NewClient(w.admin, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() { conn.Close() })
+	return adminv1.NewAdminClient(conn)
+}
+
+// fileRegistry is a cluster's registry in a file.
+type fileRegistry struct {
+	t    *testing.T
+	path string
+	list map[string]string
+}
+
+func (f *fileRegistry) config() string { return "{file: {path: " + f.path + "}}" }
+
+func (f *fileRegistry) put(id string, port int, node string) {
+	f.list[id] = fmt.Sprintf("      - {id: %s, address: 127.0.0.1, port: %d, node: %s}\n", id, port, node)
+	f.save()
+}
+
+func (f *fileRegistry) remove(id string) {
+	delete(f.list, id)
+	f.save()
+}
+
+func (f *fileRegistry) save() {
+	text := "services:\n  - name: cart\n    instances:\n"
+	if len(f.list) == 0 {
+		text = "services:\n  - name: cart\n    instances: []\n"
+	}
+	for _, l := range f.list {
+		text += l
+	}
+	if err := errors.Join(os.WriteFile(f.path+".new", []byte(text), 0o600), os.Rename(f.path+".new", f.path)); err != nil {
+		f.t.Fatal(err)
+	}
+}
