@@ -280,6 +280,7 @@ type fileRegistry struct {
 	t    *testing.T
 	path string
 	list map[string]string
+	more string // further services
 }
 
 func (f *fileRegistry) config() string { return "{file: {path: " + f.path + "}}" }
@@ -302,6 +303,7 @@ func (f *fileRegistry) save() {
 	for _, l := range f.list {
 		text += l
 	}
+	text += f.more
 	if err := errors.Join(os.WriteFile(f.path+".new", []byte(text), 0o600), os.Rename(f.path+".new", f.path)); err != nil {
 		f.t.Fatal(err)
 	}
