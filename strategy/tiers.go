@@ -108,11 +108,10 @@ func draw(agent Caller, cluster string) uint64 {
 		h.Write([]byte(s))
 		h.Write([]byte{0})
 	}
-	// FNV's high bits, which order the sum, hardly depend on the last bytes of a short text; the
-	// finaliser of MurmurHash3 spreads them.
+	// The high bits of the sum, which order it, hardly depend on the last bytes of a short text;
+	// one round of MurmurHash3's finaliser spreads them.
 	x := h.Sum64()
 	x = (x ^ x>>33) * 0xff51afd7ed558ccd
-	x = (x ^ x>>33) * 0xc4ceb9fe1a85ec53
 	return x ^ x>>33
 }
 

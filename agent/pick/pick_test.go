@@ -7,7 +7,6 @@ import (
 	"slices"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/farcall/farcall/internal/catalog"
@@ -200,31 +199,29 @@ func TestConcurrentCalls(t *testing.T) {
 	for _, b := range balancers {
 		list := candidates("i", 1, 2, 3, 4, 5)
 		p := New(b, []Group{{Candidates: list}, {Tier: 1, Candidates: candidates("j", 1, 1)}})
-		synctest.Test(t, func(t *testing.T) {
-			var calls sync.WaitGroup
-			for range 8 {
-				calls.Go(func() {
-					for range 500 {
-						var tried Tried
-						for range 3 {
-							got, ok := p.Pick(&tried)
-							if !ok || got.Tier != 0 {
-								t.Errorf("%s: %+v, %v", b, got, ok)
-								return
-							}
-							got.Begin()
-							tried.Add(got.Instance)
-							got.Done(time.Now(), time.Millisecond, Outcome(got.Instance.Weight%2))
-						}
-						if tried.Len() != 3 {
-							t.Errorf("%s: %d different instances in three attempts", b, tried.Len())
+		var calls sync.WaitGroup
+		for range 8 {
+			calls.Go(func() {
+				for range 500 {
+					var tried Tried
+					for range 3 {
+						got, ok := p.Pick(&tried)
+						if !ok || got.Tier != 0 {
+							t.Errorf("%s: %+v, %v", b, got, ok)
 							return
 						}
+						got.Begin()
+						tried.Add(got.Instance)
+						got.Done(time.Now(), time.Millisecond, Outcome(got.Instance.Weight%2))
 					}
-				})
-			}
-			calls.Wait()
-		})
+					if tried.Len() != 3 {
+						t.Errorf("%s: %d different instances in three attempts", b, tried.Len())
+						return
+					}
+				}
+			})
+		}
+		calls.Wait()
 		for _, c := range list {
 			if n := c.Load.Outstanding(); n != 0 {
 				t.Errorf("%s: %d calls of %s are still outstanding", b, n, c.Instance.Instance)

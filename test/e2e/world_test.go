@@ -61,11 +61,13 @@ type registry interface {
 type world struct {
 	t        *testing.T
 	ctx      context.Context
+	dir      string
 	admin    string // host:port
 	http     string // of the synchronizer
 	sync     *testkit.Daemon
 	clusters map[string]*cluster
 	client   *http.Client
+	conn     *grpc.ClientConn // to admin
 }
 
 type cluster struct {
@@ -102,7 +104,14 @@ func newWorld(t *testing.T, o options, names ...string) *world {
 	t.Cleanup(transport.CloseIdleConnections)
 	w.client = &http.Client{Transport: transport}
 	w.admin, w.http = loopback(t), loopback(t)
+	conn, err := grpc.NewClient(w.admin, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	w.conn = conn
 	dir := t.TempDir()
+	w.dir = dir
 	store := "store: {embedded: {dataDir: " + filepath.Join(dir, "store") + "}}\n"
 	if o.store != "" {
 		store = "store: {" + o.store + "}\ndataDir: " + filepath.Join(dir, "sync") + "\n"
@@ -264,16 +273,8 @@ func (w *world) served(from, strategy string, by ...string) {
 	}
 }
 
-// connect gives a client of the admin API.
-func (w *world) connect() adminv1.AdminClient {
-	w.t.Helper()
-	conn, err := grpc.NewClient(w.admin, grpc.WithTransportCredentials(insecure.NewCredentials()))
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	w.t.Cleanup(func() { conn.Close() })
-	return adminv1.NewAdminClient(conn)
-}
+// connect gives a client of the admin API, always the same.
+func (w *world) connect() adminv1.AdminClient { return adminv1.NewAdminClient(w.conn) }
 
 // fileRegistry is a cluster's registry in a file.
 type fileRegistry struct {
