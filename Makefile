@@ -64,7 +64,7 @@ test-real: servers ## Tests against real Consul and etcd processes
 	$(GO) test -race -tags real -run '^TestReal' -p 2 -timeout 20m $(GOTESTFLAGS) ./...
 
 .PHONY: fuzz
-fuzz: ## Every fuzz target for FUZZTIME (10s) each
+fuzz: ## Every fuzz target for FUZZTIME (10s, or a count such as 5000x) each
 	@$(GO) test -list '^Fuzz' ./... \
 	| awk '/^Fuzz/ {name[n++] = $$1} /^ok/ {for (i = 0; i < n; i++) print $$2, name[i]; n = 0}' \
 	| while read -r pkg name; do \

@@ -30,7 +30,7 @@ func (m *Mirror) apply(now time.Time, e *feedv1.Entry, ch *Changes) {
 	case keys.Meta:
 		m.applyMeta(k, e, ch)
 	case keys.Synced:
-		m.applySynced(k, e, ch)
+		m.applySynced(now, k, e, ch)
 	case keys.Replica:
 		m.applyReplica(now, e)
 	case keys.Agent:
@@ -180,7 +180,7 @@ func (m *Mirror) applyMeta(k keys.Key, e *feedv1.Entry, ch *Changes) {
 	}
 }
 
-func (m *Mirror) applySynced(k keys.Key, e *feedv1.Entry, ch *Changes) {
+func (m *Mirror) applySynced(now time.Time, k keys.Key, e *feedv1.Entry, ch *Changes) {
 	if e.GetDeleted() {
 		return // the cluster's slices and meta tell of its removal themselves
 	}
@@ -198,6 +198,9 @@ func (m *Mirror) applySynced(k keys.Key, e *feedv1.Entry, ch *Changes) {
 	if !c.everSynced {
 		c.everSynced = true
 		ch.Clusters = true
+		if !m.listing {
+			c.confirmedAt = now // seen being written: its owner has read the registries just now
+		}
 	}
 	if c.sweepOwed && !m.listing {
 		m.sweep(c, ch)

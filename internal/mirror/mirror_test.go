@@ -208,9 +208,13 @@ func TestStateAndAge(t *testing.T) {
 	if got := r.state("east", start); got != catalog.StateUnknown {
 		t.Fatalf("before its marker: %v", got)
 	}
-	r.apply(r.synced("east", 1))
+	r.list("s1", r.slice("east", 0, 1, 1, "a"), r.synced("east", 1))
 	if got := r.state("east", start); got != catalog.StateStale {
 		t.Fatalf("before a heartbeat: %v", got)
+	}
+	r.apply(r.synced("west", 1))
+	if got := r.state("west", start); got != catalog.StateSynced {
+		t.Fatalf("just synced, as this reader saw: %v", got)
 	}
 	r.apply(r.beat(10, map[string]uint64{"east": 9}))
 	for _, c := range []struct {

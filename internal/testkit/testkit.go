@@ -18,8 +18,16 @@ import (
 	"go.uber.org/goleak"
 )
 
-// Main is the TestMain of every package: it runs the tests and fails if a goroutine is left.
-func Main(m *testing.M) { goleak.VerifyTestMain(m) }
+// Main is the TestMain of every package: it runs the tests, then the cleanups in order, and
+// fails if a goroutine is left.
+func Main(m *testing.M, cleanups ...func()) {
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		for _, f := range cleanups {
+			f()
+		}
+		os.Exit(code)
+	}))
+}
 
 // Context returns a context that ends with the test, and a minute after it began at the latest.
 func Context(t testing.TB) context.Context {

@@ -41,16 +41,15 @@ func startResolver(t *testing.T, reg *Registry, res resolvers.Resolver, rec *rec
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	d := &driver{reg: reg, rec: rec, cancel: cancel, done: make(chan struct{})}
-	go d.loop(ctx, res)
+	go d.loop(ctx, res, rec.sink())
 	t.Cleanup(func() { d.stop(t) })
 	return d
 }
 
 // loop runs the resolver again whenever it returns by itself, as its owners do.
-func (d *driver) loop(ctx context.Context, res resolvers.Resolver) {
+func (d *driver) loop(ctx context.Context, res resolvers.Resolver, s *sink) {
 	defer close(d.done)
-	for {
-		s := d.rec.sink()
+	for ; ; s = d.rec.sink() {
 		err := res.Run(ctx, s)
 		s.returned()
 		d.judgeReturn(ctx, err)

@@ -195,8 +195,17 @@ func (r *recorder) listed() map[string]bool {
 	return set
 }
 
-// names is the set of services that the present Run states to exist. The caller holds r.mu.
+// listedBy is the number of instances that stood in the list after the n-th update.
+func (r *recorder) listedBy(n int) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.published[n].listed)
+}
+
+// names is the set of services that the present Run states to exist.
 func (r *recorder) names() map[string]bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	set := map[string]bool{}
 	for _, snap := range r.sources {
 		for _, n := range snap.Services {

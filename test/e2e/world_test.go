@@ -16,7 +16,6 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
@@ -27,26 +26,16 @@ import (
 // bin holds the programs under test, built with the race detector.
 var bin string
 
-func TestMain(m *testing.M) { os.Exit(run(m)) }
-
-func run(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "farcall-e2e-")
+func TestMain(m *testing.M) {
+	var err error
+	if bin, err = os.MkdirTemp("", "farcall-e2e-"); err == nil {
+		err = testkit.Build(filepath.Join("..", ".."), bin, "synchronizer", "agent", "farcall")
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
-		return 1
+		os.Exit(1)
 	}
-	defer os.RemoveAll(dir)
-	bin = dir
-	if err := testkit.Build(filepath.Join("..", ".."), dir, "synchronizer", "agent", "farcall"); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	code := m.Run()
-	if err := goleak.Find(); err != nil && code == 0 {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	return code
+	testkit.Main(m, func() { os.RemoveAll(bin) })
 }
 
 // registry is where a cluster of the test keeps its instances: the same behaviours hold for all.
