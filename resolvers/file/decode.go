@@ -72,7 +72,7 @@ func (d *decoder) err() error {
 	return errors.New(s)
 }
 
-var syntaxError = regexp.MustCompile(`^yaml: (?:line (\d+): )?(.*)$`)
+var yamlError = regexp.MustCompile(`^yaml: (?:line (\d+): )?(.*)$`)
 
 // parse gives the root of the only document, or nil.
 func (d *decoder) parse(data []byte) *yaml.Node {
@@ -92,14 +92,29 @@ func (d *decoder) parse(data []byte) *yaml.Node {
 	case err == nil:
 		d.add(next.Line, "a second document begins: want one per file")
 	default:
-		m := syntaxError.FindStringSubmatch(strings.ReplaceAll(err.Error(), "\n", " "))
-		if m == nil {
-			m = []string{"", "", err.Error()}
-		}
-		line, _ := strconv.Atoi(m[1]) // where no line is stated: 0, which is none
-		d.add(line, "not YAML: %s", m[2])
+		line, what := syntaxError(err)
+		d.add(line, "not YAML: %s", what)
 	}
 	return nil
+}
+
+// syntaxError gives the line and the words of what the YAML parser said; line 0 is none. The
+// parser proper counts lines from 0 where its scanner counts from 1, and neither states the
+// first one.
+func syntaxError(err error) (line int, what string) {
+	m := yamlError.FindStringSubmatch(strings.ReplaceAll(err.Error(), "\n", " "))
+	if m == nil {
+		return 0, err.Error()
+	}
+	line, _ = strconv.Atoi(m[1]) // no line stated: 0
+	starts := func(words string) bool { return strings.HasPrefix(m[2], words) }
+	switch {
+	case starts("did not find expected"):
+		line++
+	case line == 0 && (starts("found ") || starts("could not find ") || starts("mapping values ")):
+		line = 1
+	}
+	return line, m[2]
 }
 
 func (d *decoder) file(root *yaml.Node) []catalog.Snapshot {
