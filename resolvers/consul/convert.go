@@ -21,14 +21,25 @@ type service struct {
 	tags string // of the catalogue's list, to see that something changed
 	// index is the service's own as of the read; 0 before the first.
 	index uint64
-	// records are the indexes at which its instances were created and last modified.
-	records []uint64
-	// nodes are those it has instances on.
-	nodes []string
+	// marks are the indexes at which its registrations were last modified.
+	marks map[place]uint64
 	// checkless says that an instance has no check of its own, so that no check's change tells of
 	// it.
 	checkless bool
 }
+
+// on reports whether it has a registration on one of the nodes.
+func (s *service) on(nodes map[string]bool) bool {
+	for at := range s.marks {
+		if nodes[at.node] {
+			return true
+		}
+	}
+	return false
+}
+
+// place is where a registration stands: its node and its id there.
+type place struct{ node, id string }
 
 // askable reports whether a name survives as the end of a URL's path: Consul's HTTP server
 // would clean "a//b" or ".." and answer for something else.
@@ -46,7 +57,7 @@ func unaskable(name string) *service {
 // application calls; what is not this name's own is left out. Whether an instance's address,
 // port and name can be used is its reader's to judge.
 func convert(name, portKey string, index uint64, entries []*api.ServiceEntry) *service {
-	s := &service{index: index, snap: catalog.Snapshot{Source: name}}
+	s := &service{index: index, snap: catalog.Snapshot{Source: name}, marks: make(map[place]uint64, len(entries))}
 	own := slices.DeleteFunc(slices.Clone(entries), func(e *api.ServiceEntry) bool {
 		return e.Service.Service != name || e.Service.Kind != api.ServiceKindTypical
 	})
@@ -59,8 +70,7 @@ func convert(name, portKey string, index uint64, entries []*api.ServiceEntry) *s
 	names := make(map[catalog.Name]bool)
 	taken := make(map[catalog.ID]bool)
 	for _, e := range own {
-		s.records = append(s.records, e.Service.CreateIndex, e.Service.ModifyIndex)
-		s.nodes = append(s.nodes, e.Node.Node)
+		s.marks[place{e.Node.Node, e.Service.ID}] = e.Service.ModifyIndex
 		s.checkless = s.checkless || !slices.ContainsFunc(e.Checks, func(c *api.HealthCheck) bool { return c != nil && c.ServiceID != "" })
 		inst, err := instance(e, portKey)
 		names[inst.Name] = true

@@ -214,7 +214,7 @@ func TestRealTokens(t *testing.T) {
 	}{
 		{"unknown", "99999999-2222-3333-4444-555555555555", []string{"403", "does not know the configured token"}},
 		{"none", "", []string{"nothing is listed, not even Consul itself", "anonymous"}},
-		{"no nodes", h.token("no-nodes", `service_prefix "" { policy = "read" }`).SecretID, []string{"may see none of its instances", "node:read"}},
+		{"no nodes", h.token("no-nodes", `service_prefix "" { policy = "read" }`).SecretID, []string{"list nodes", "node:read"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			rec, stop := run(t, Config{Address: srv.Addr, Token: c.token})

@@ -163,7 +163,7 @@ func (f *following) hear(ctx context.Context, n news) (again bool, err error) {
 		}
 	case n.nodes != nil:
 		if reason = advance("nodes", &f.seen.nodes, n.nodes.index); reason == "" {
-			f.l.takeNodes(*n.nodes)
+			f.l.takeNodes(now, *n.nodes)
 		}
 	}
 	f.suspect(reason)
@@ -194,20 +194,22 @@ func (f *following) reassure(ctx context.Context) (again bool, err error) {
 	return f.hearProbe(p)
 }
 
-// round does one round of reading, publishes what it found, and confirms where there is nothing
-// left to read.
+// round does one round of work, and confirms where there is nothing left to read.
 func (f *following) round(ctx context.Context) (again bool, err error) {
-	w, ok := f.l.next(time.Now())
-	if ok {
+	if w, ok := f.l.next(time.Now()); ok {
+		if w.begins != "" {
+			f.metrics.sweeps.WithLabelValues(f.name, string(w.begins)).Inc()
+		}
 		if again, err := f.reassure(ctx); again {
 			return again, err
 		}
-		read, failed, err := f.read(ctx, w)
+		if len(w.nodes) > 0 {
+			err = f.survey(ctx, w)
+		} else {
+			err = f.update(ctx, w)
+		}
 		if ctx.Err() != nil {
 			return true, ctx.Err()
-		}
-		if changed := f.l.apply(time.Now(), read, failed); len(changed) > 0 {
-			f.out.Publish(catalog.Update{Snapshots: changed, Revision: f.l.revision()})
 		}
 		if err != nil {
 			f.doubt = true
@@ -218,6 +220,29 @@ func (f *following) round(ctx context.Context) (again bool, err error) {
 		f.out.Confirm()
 	}
 	return false, nil
+}
+
+// update reads services and publishes those that changed.
+func (f *following) update(ctx context.Context, w work) error {
+	read, failed, err := f.read(ctx, w.services, w.why)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if changed := f.l.apply(time.Now(), read, failed); len(changed) > 0 {
+		f.out.Publish(catalog.Update{Snapshots: changed, Revision: f.l.revision()})
+	}
+	return err
+}
+
+// survey looks through nodes for services to read.
+func (f *following) survey(ctx context.Context, w work) error {
+	read, _, err := fetch(ctx, w.nodes, f.client.onNode)
+	if err != nil {
+		f.l.unsurveyed(time.Now())
+		return err
+	}
+	f.l.survey(time.Now(), read)
+	return nil
 }
 
 // untilWork is how long there is nothing to do without news.

@@ -123,4 +123,3 @@ func (g *gate) forward(w http.ResponseWriter, req *http.Request, current context
 	_, _ = w.Write(body) // whoever asked may be gone
 	return true
 }
-

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hashicorp/consul/api"
+
 	"github.com/farcall/farcall/internal/catalog"
 )
 
@@ -49,7 +51,7 @@ func newLedger(excludes func(string) bool, services reply[map[string][]string], 
 		l.takeName(name, tags)
 	}
 	l.takeChecks(checks)
-	l.takeNodes(nodes)
+	l.takeNodes(time.Time{}, nodes)
 	return l
 }
 
@@ -153,14 +155,19 @@ func (l *ledger) point(c check, nodes map[string]bool) {
 
 // takeNodes takes all nodes in: one that changed may have a new address, which is that of its
 // instances without one. Neither of the other tables moves with it.
-func (l *ledger) takeNodes(r reply[[]node]) {
+func (l *ledger) takeNodes(now time.Time, r reply[[]node]) {
 	l.at.nodes = r.index
 	old := l.nodes
 	l.nodes = make(map[string]uint64, len(r.body))
 	changed := make(map[string]bool)
 	for _, n := range r.body {
 		l.nodes[n.Node] = n.ModifyIndex
-		if was, ok := old[n.Node]; ok && was != n.ModifyIndex {
+		was, ok := old[n.Node]
+		switch {
+		case !ok && old != nil:
+			// A sweep that began before went past it, and may have been to find what is on it.
+			l.sweep.want(now, r.index)
+		case was != n.ModifyIndex:
 			changed[n.Node] = true
 		}
 	}
@@ -172,7 +179,7 @@ func (l *ledger) pointNodes(nodes map[string]bool) {
 		return
 	}
 	for name, s := range l.services {
-		if !l.vanished[name] && slices.ContainsFunc(s.nodes, func(n string) bool { return nodes[n] }) {
+		if !l.vanished[name] && s.on(nodes) {
 			l.urgent[name] = true
 		}
 	}
@@ -181,8 +188,13 @@ func (l *ledger) pointNodes(nodes map[string]bool) {
 // explains reports whether what is held shows what moved the catalogue's index to this value.
 func (l *ledger) explains(index uint64) bool {
 	for _, s := range l.services {
-		if s.index == index || slices.Contains(s.records, index) {
+		if s.index == index {
 			return true
+		}
+		for _, modified := range s.marks {
+			if modified == index {
+				return true
+			}
 		}
 	}
 	return false
@@ -197,11 +209,12 @@ const (
 	causeSweep  cause = "sweep"
 )
 
-// work is one round of reading: the services to read, and why. A round without names publishes
-// those that vanished.
+// work is one round of reading: the services to read, or the nodes to survey. One without
+// either publishes what vanished.
 type work struct {
-	names []string
-	why   cause
+	services []string
+	nodes    []string
+	why      cause
 	// begins says that a sweep begins with this round.
 	begins sweepReason
 }
@@ -211,36 +224,77 @@ func (l *ledger) next(now time.Time) (work, bool) {
 	waiting := len(l.urgent) > 0 && now.Before(l.retryAt)
 	switch {
 	case len(l.urgent) > 0 && !waiting:
-		return work{names: slices.Sorted(maps.Keys(l.urgent)), why: causeChange}, true
+		return work{services: slices.Sorted(maps.Keys(l.urgent)), why: causeChange}, true
 	case len(l.vanished) > 0:
 		return work{why: causeChange}, true
 	case waiting:
 		return work{}, false // Consul is in trouble: it is not swept as well
 	}
-	names, begins := l.sweep.next(now, l.catalogueIndex(), l.sweepOrder)
-	if len(names) == 0 {
+	items, begins := l.sweep.next(now, l.catalogueIndex(), l.sweepPlan)
+	if len(items) == 0 {
 		l.finishSweep(now)
+		return work{begins: begins}, begins != ""
 	}
-	return work{names: names, why: causeSweep, begins: begins}, len(names) > 0
+	w := work{services: items, why: causeSweep, begins: begins}
+	if l.sweep.byNode {
+		w.services, w.nodes = nil, items
+	}
+	return w, true
 }
 
-// sweepOrder is every service, those first that no check's change tells of.
-func (l *ledger) sweepOrder() []string {
-	names := make([]string, 0, len(l.services))
-	for name := range l.services {
-		names = append(names, name)
+// sweepPlan is what a sweep asks for: the registrations of every node, or every service, those
+// first that no check's change tells of, whichever takes fewer questions.
+func (l *ledger) sweepPlan() (items []string, byNode bool) {
+	if len(l.nodes) < len(l.services) {
+		items = slices.Sorted(maps.Keys(l.nodes))
+		if !slices.ContainsFunc(items, func(n string) bool { return !askable(n) }) {
+			return items, true
+		}
 	}
-	slices.SortFunc(names, func(a, b string) int {
-		if x, y := l.services[a].checkless, l.services[b].checkless; x != y {
-			if x {
-				return -1
-			}
+	items = slices.Sorted(maps.Keys(l.services))
+	slices.SortStableFunc(items, func(a, b string) int {
+		switch x, y := l.services[a].checkless, l.services[b].checkless; {
+		case x == y:
+			return 0
+		case x:
+			return -1
+		default:
 			return 1
 		}
-		return cmp.Compare(a, b)
 	})
-	return names
+	return items, false
 }
+
+// survey takes the registrations on some nodes in: each that is new, gone or changed points at
+// its service.
+func (l *ledger) survey(now time.Time, read map[string][]listed) {
+	nodes, found := make(map[string]bool, len(read)), make(map[place]bool)
+	for node, list := range read {
+		nodes[node] = true
+		for _, reg := range list {
+			at := place{node, reg.ID}
+			found[at] = true
+			s := l.services[reg.Service]
+			if s != nil && reg.Kind == api.ServiceKindTypical && s.marks[at] != reg.ModifyIndex && askable(reg.Service) {
+				l.urgent[reg.Service] = true
+			}
+		}
+	}
+	for name, s := range l.services {
+		for at := range s.marks {
+			if nodes[at.node] && !found[at] {
+				l.urgent[name] = true
+			}
+		}
+	}
+	for name := range l.vanished {
+		delete(l.urgent, name)
+	}
+	l.finishSweep(now)
+}
+
+// unsurveyed is for a round of a sweep that failed: the sweep begins again after a pause.
+func (l *ledger) unsurveyed(now time.Time) { l.sweep.again(now.Add(l.retry.next())) }
 
 func (l *ledger) catalogueIndex() uint64 { return max(l.at.services, l.at.nodes) }
 

@@ -15,11 +15,15 @@ const ownService = "consul"
 
 // services lists the names of all services with their tags. Consul lists itself, so that a
 // list without anything means that it has just started or hides everything: an error, not an
-// empty registry, except where Consul says that it left something out for the token's sake.
+// empty registry. Only where Consul says that it left something out for the token's sake, and
+// the token may see nodes at all, such a list means what it says.
 func (c *client) services(ctx context.Context, index uint64) (reply[map[string][]string], error) {
 	r, err := ask[map[string][]string](ctx, c, list("list services", "/v1/catalog/services", index))
-	if err == nil && len(r.body) == 0 && !r.filtered {
-		return r, errors.New("consul: list services: nothing is listed, not even Consul itself: it has just started, or anonymous access may not read services")
+	if err == nil && len(r.body) == 0 {
+		if !r.filtered {
+			return r, errors.New("consul: list services: nothing is listed, not even Consul itself: it has just started, or anonymous access may not read services")
+		}
+		_, err = c.nodes(ctx, 0)
 	}
 	return r, err
 }
@@ -43,8 +47,30 @@ type node struct {
 	ModifyIndex uint64
 }
 
+// nodes lists all nodes. Consul's servers are among them; who may see none can see no instance
+// either, which is not the same as that there is none.
 func (c *client) nodes(ctx context.Context, index uint64) (reply[[]node], error) {
-	return ask[[]node](ctx, c, list("list nodes", "/v1/catalog/nodes", index))
+	r, err := ask[[]node](ctx, c, list("list nodes", "/v1/catalog/nodes", index))
+	if err == nil && len(r.body) == 0 {
+		return r, errors.New("consul: list nodes: none is listed, not even Consul's own: the token needs node:read")
+	}
+	return r, err
+}
+
+// listed is what of a registration on a node says that something about it changed.
+type listed struct {
+	ID          string
+	Service     string
+	Kind        api.ServiceKind
+	ModifyIndex uint64
+}
+
+// onNode lists the registrations of one node.
+func (c *client) onNode(ctx context.Context, name string) ([]listed, error) {
+	r, err := ask[struct{ Services []listed }](ctx, c, query{
+		kind: "read node", path: "/v1/catalog/node-services/" + name, timeout: readTimeout,
+	})
+	return r.body.Services, err
 }
 
 // list asks for a whole table, at once or once its index is above the given one.
@@ -56,17 +82,13 @@ func list(kind, path string, index uint64) query {
 	return q
 }
 
-// service reads one service. A listed service of which a token may see no instance at all is
-// an error: it is not empty.
+// service reads one service, which is without entries when its last registration has just gone.
 func (c *client) service(ctx context.Context, name string) (reply[[]*api.ServiceEntry], error) {
 	r, err := ask[[]*api.ServiceEntry](ctx, c, query{
 		kind: "read service", path: "/v1/health/service/" + name, timeout: readTimeout,
 	})
 	if err != nil {
 		return r, err
-	}
-	if len(r.body) == 0 && r.filtered {
-		return r, fmt.Errorf("consul: read service: %s is listed, but the token may see none of its instances: it needs node:read", name)
 	}
 	for _, e := range r.body {
 		if e == nil || e.Node == nil || e.Service == nil {

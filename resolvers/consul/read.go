@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 
 	"github.com/hashicorp/consul/api"
@@ -41,8 +40,7 @@ func (r *Resolver) full(ctx context.Context, out resolvers.Sink) (*ledger, error
 
 	led := newLedger(r.cfg.excludes, services, checks, nodes)
 	w, _ := led.next(p.at)
-	w.why = causeStart
-	read, failed, err := r.read(ctx, w)
+	read, failed, err := r.read(ctx, w.services, causeStart)
 	if err != nil {
 		return nil, err
 	}
@@ -69,57 +67,17 @@ func (r *Resolver) suspect(reason string) {
 	}
 }
 
-// tolerated is how many services may be refused in one round before the round is given up: one
-// broken service must not keep the others' news back, and a broken Consul need not be asked for
-// all of them.
+// tolerated is how many questions of one round may be refused before it is given up: one broken
+// service must not keep the others' news back, and a broken Consul need not be asked for all of
+// them.
 const tolerated = 16
 
-// read reads the services of one round, some at a time. It gives those that it read and the
-// others, with the first error.
-func (r *Resolver) read(ctx context.Context, w work) (read map[string]*service, failed []string, first error) {
-	r.metrics.reads.WithLabelValues(r.name, string(w.why)).Add(float64(len(w.names)))
-	if w.begins != "" {
-		r.metrics.sweeps.WithLabelValues(r.name, string(w.begins)).Inc()
-	}
-	read = make(map[string]*service, len(w.names))
-	var mu sync.Mutex // guards read and refused
-	refused := 0
-	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(readers)
-	for _, name := range w.names {
-		if gctx.Err() != nil {
-			break
-		}
-		g.Go(func() error {
-			s, err := r.readOne(gctx, name)
-			mu.Lock()
-			defer mu.Unlock()
-			if err == nil {
-				read[name] = s
-				return nil
-			}
-			if first == nil {
-				first = err
-			}
-			refused++
-			if status := (api.StatusError{}); !errors.As(err, &status) || refused > tolerated {
-				return err // Consul does not answer, or not this client: no need to ask on
-			}
-			return nil
-		})
-	}
-	if err := g.Wait(); err != nil && first == nil {
-		first = err
-	}
-	if first == nil {
-		return read, nil, ctx.Err()
-	}
-	failed = slices.DeleteFunc(slices.Clone(w.names), func(name string) bool { return read[name] != nil })
+// read reads services. It gives those that it read and the others, with the first error.
+func (r *Resolver) read(ctx context.Context, names []string, why cause) (read map[string]*service, failed []string, err error) {
+	r.metrics.reads.WithLabelValues(r.name, string(why)).Add(float64(len(names)))
+	read, failed, err = fetch(ctx, names, r.readOne)
 	r.metrics.retries.WithLabelValues(r.name).Add(float64(len(failed)))
-	if len(failed) > 1 {
-		first = fmt.Errorf("%w (and %d more services)", first, len(failed)-1)
-	}
-	return read, failed, first
+	return read, failed, err
 }
 
 func (r *Resolver) readOne(ctx context.Context, name string) (*service, error) {
@@ -131,4 +89,49 @@ func (r *Resolver) readOne(ctx context.Context, name string) (*service, error) {
 		return nil, err
 	}
 	return convert(name, r.cfg.portKey(), reply.index, reply.body), nil
+}
+
+// fetch asks for several things at a time. It gives what it got and what it did not, with the
+// first error.
+func fetch[T any](ctx context.Context, names []string, one func(context.Context, string) (T, error)) (got map[string]T, failed []string, first error) {
+	got = make(map[string]T, len(names))
+	var mu sync.Mutex // guards got, first and refused
+	refused := 0
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(readers)
+	for _, name := range names {
+		if gctx.Err() != nil {
+			break
+		}
+		g.Go(func() error {
+			v, err := one(gctx, name)
+			mu.Lock()
+			defer mu.Unlock()
+			if err == nil {
+				got[name] = v
+				return nil
+			}
+			if first == nil {
+				first = fmt.Errorf("%w (%s)", err, name)
+			}
+			refused++
+			if status := (api.StatusError{}); !errors.As(err, &status) || refused > tolerated {
+				return err // Consul does not answer, or not this client: no need to ask on
+			}
+			return nil
+		})
+	}
+	// The group's error is the one that ended the round early; the first is the cause.
+	if err := g.Wait(); err == nil && first == nil {
+		return got, nil, ctx.Err()
+	}
+	for _, name := range names {
+		if _, ok := got[name]; !ok {
+			failed = append(failed, name)
+		}
+	}
+	if len(failed) > 1 {
+		first = fmt.Errorf("%w and %d more", first, len(failed)-1)
+	}
+	return got, failed, first
 }

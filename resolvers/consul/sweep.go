@@ -10,14 +10,14 @@ const (
 	// checks to point at the service: both tables move in the same instant, their answers do not
 	// arrive in the same one.
 	grace = 30 * time.Millisecond
-	// precaution is how long after an explained move all services are read again, since a second
-	// move may hide behind an explained one.
+	// precaution is how long after an explained move the catalogue is swept, since a second move
+	// may hide behind an explained one.
 	precaution = 2 * time.Second
-	// chunk is how many services of a sweep are read before news is looked at again.
+	// chunk is how many items of a sweep are asked for before news is looked at again.
 	chunk = 256
 )
 
-// sweep plans the re-reads of all services, which find what no watcher can point at. Between
+// sweep plans the rounds through the whole catalogue, which find what no watcher can point at. Between
 // two sweeps there is at least the time that the last one took (four times that before a
 // precaution), so that sweeping keeps Consul busy for half of the time at most, whatever happens
 // in it.
@@ -27,7 +27,8 @@ type sweep struct {
 	// moves are the indexes of the catalogue that the next one is to explain.
 	moves []uint64
 
-	queue   []string // what the running one has yet to read
+	queue   []string // what the running one has yet to ask for
+	byNode  bool     // what the queue holds: nodes, else services
 	running bool
 	seeking bool   // the running one is a hard one
 	upTo    uint64 // where the catalogue stood when the running one began
@@ -77,19 +78,31 @@ const (
 	sweepPrecaution  sweepReason = "precaution"
 )
 
-// next gives the next services to read, or none while no sweep is due. all gives every service
-// in the order to read them, and upTo is where the catalogue stands.
-func (s *sweep) next(now time.Time, upTo uint64, all func() []string) (names []string, begins sweepReason) {
+// next gives what to ask for next, or nothing while no sweep is due. plan gives what to ask
+// for, and upTo is where the catalogue stands.
+func (s *sweep) next(now time.Time, upTo uint64, plan func() (items []string, byNode bool)) (items []string, begins sweepReason) {
 	if !s.running && !s.at.IsZero() && !now.Before(s.at) {
 		begins = sweepPrecaution
 		if s.hard {
 			begins = sweepUnexplained
 		}
-		*s = sweep{running: true, seeking: s.hard, queue: all(), upTo: upTo, began: now, ended: s.ended, took: s.took}
+		*s = sweep{running: true, seeking: s.hard, upTo: upTo, began: now, ended: s.ended, took: s.took}
+		s.queue, s.byNode = plan()
 	}
 	n := min(chunk, len(s.queue))
-	names, s.queue = s.queue[:n], s.queue[n:]
-	return names, begins
+	items, s.queue = s.queue[:n], s.queue[n:]
+	return items, begins
+}
+
+// again gives the running sweep up and wants another one at the given time.
+func (s *sweep) again(at time.Time) {
+	s.running, s.queue = false, nil
+	if s.seeking {
+		s.moves, s.hard = append(s.moves, s.upTo), true
+	}
+	if s.at.IsZero() || s.at.Before(at) {
+		s.at = at
+	}
 }
 
 // end ends the running sweep if it has read everything, and reports whether it did.
