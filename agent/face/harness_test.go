@@ -16,10 +16,10 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
-	runtimev1 "github.com/farcall/farcall/api/dapr/proto/runtime/v1"
 	"github.com/farcall/farcall/agent/app"
 	"github.com/farcall/farcall/agent/invoke"
 	"github.com/farcall/farcall/agent/relay"
+	runtimev1 "github.com/farcall/farcall/api/dapr/proto/runtime/v1"
 	"github.com/farcall/farcall/internal/catalog"
 	"github.com/farcall/farcall/internal/testkit"
 )

@@ -331,6 +331,7 @@ func TestStreams(t *testing.T) {
 // connection to the caller is of use afterwards or closed, but never stuck.
 func TestEarlyAnswer(t *testing.T) {
 	bothLegs(t, func(w http.ResponseWriter, r *http.Request) {
+		_ = http.NewResponseController(w).EnableFullDuplex()
 		w.WriteHeader(413)
 		_, _ = w.Write(bytes.Repeat([]byte("x"), 100_000))
 	}, func(t *testing.T, a *callerAgent) {
@@ -373,6 +374,7 @@ func TestDeadline(t *testing.T) {
 func TestCallerGoes(t *testing.T) {
 	began, ended := make(chan bool), make(chan bool)
 	bothLegs(t, func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.ReadAll(r.Body)
 		began <- true
 		<-r.Context().Done()
 		ended <- true

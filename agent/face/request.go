@@ -96,16 +96,20 @@ func readBody(ctx context.Context, w http.ResponseWriter, r *http.Request, req *
 
 // underDeadline reads from a connection, no longer than ctx's deadline.
 func underDeadline(ctx context.Context, rc *http.ResponseController, read func() error) *invoke.Error {
-	if at, ok := ctx.Deadline(); ok {
-		// Without support for deadlines the caller's pace rules, as without a timeout.
+	// Without support for deadlines the caller's pace rules, as without a timeout.
+	at, limited := ctx.Deadline()
+	if limited {
 		_ = rc.SetReadDeadline(at)
-		defer func() { _ = rc.SetReadDeadline(time.Time{}) }()
 	}
 	err := read()
 	switch {
 	case err == nil:
+		if limited {
+			_ = rc.SetReadDeadline(time.Time{})
+		}
 		return nil
 	case errors.Is(err, os.ErrDeadlineExceeded):
+		// The deadline stays, else net/http would wait for the body before it writes the answer.
 		return invoke.Errorf(codes.DeadlineExceeded, invoke.ReasonDeadline, "the call's deadline passed before its body was there")
 	default:
 		return invoke.BodyError(ctx, err)

@@ -76,11 +76,13 @@ func (i *Instance) Check() error {
 			return err
 		}
 	}
-	for what, word := range map[string]string{"region": i.Locality.Region, "zone": i.Locality.Zone} {
-		if word == "" {
-			continue
+	if i.Locality.Region != "" {
+		if err := checkWord("region", i.Locality.Region, MaxNameLength); err != nil {
+			return err
 		}
-		if err := checkWord(what, word, MaxNameLength); err != nil {
+	}
+	if i.Locality.Zone != "" {
+		if err := checkWord("zone", i.Locality.Zone, MaxNameLength); err != nil {
 			return err
 		}
 	}

@@ -35,10 +35,6 @@ func (m *Mirror) apply(now time.Time, e *feedv1.Entry, ch *Changes) {
 		m.applyReplica(now, e)
 	case keys.Agent:
 		m.applyAgent(k, e, ch)
-	case keys.PoliciesSynced:
-		if !e.GetDeleted() && !m.policies {
-			m.policies, ch.Policies = true, true
-		}
 	}
 }
 

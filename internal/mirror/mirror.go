@@ -48,7 +48,6 @@ type Mirror struct {
 	clusters   map[string]*cluster
 	agents     map[AgentKey]*agent
 	refused    map[Refusal]uint64
-	policies   bool
 	dirty      map[*service]struct{} // whose list is to be made anew before mu is released
 }
 
@@ -117,13 +116,11 @@ type Changes struct {
 	Clusters bool
 	// Agents is true when an agent's record changed.
 	Agents bool
-	// Policies is true when the policy marker was seen for the first time.
-	Policies bool
 }
 
 // Empty reports whether nothing changed.
 func (c Changes) Empty() bool {
-	return len(c.Services) == 0 && !c.Clusters && !c.Agents && !c.Policies
+	return len(c.Services) == 0 && !c.Clusters && !c.Agents
 }
 
 func (c *Changes) service(n catalog.Name) {

@@ -136,14 +136,6 @@ func (m *Mirror) Refused() map[Refusal]uint64 {
 	return maps.Clone(m.refused)
 }
 
-// PoliciesKnown reports whether the policy marker was ever seen: without it nobody may conclude
-// that there are no policies.
-func (m *Mirror) PoliciesKnown() bool {
-	m.mu.RLock()
-	defer m.mu.RUnlock()
-	return m.policies
-}
-
 // Save writes the mirror as a list of entries that Load reads back: metas, markers, slices and
 // agents. Heartbeats are left out: an age does not survive its reader but as "stale".
 func (m *Mirror) Save() ([]*feedv1.Entry, error) {
@@ -165,9 +157,6 @@ func (m *Mirror) Save() ([]*feedv1.Entry, error) {
 	}
 	for k, a := range m.agents {
 		out.add(m.schema.Format(keys.Key{Kind: keys.Agent, Cluster: k.Cluster, Node: k.Node}), a.record)
-	}
-	if m.policies {
-		out.add(m.schema.Format(keys.Key{Kind: keys.PoliciesSynced}), &storev1.PoliciesSynced{})
 	}
 	return out.entries, out.err
 }

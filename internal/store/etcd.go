@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/url"
 	"os"
+	"runtime"
 	"sync/atomic"
 	"time"
 
@@ -44,17 +45,52 @@ type embedded struct {
 // startEmbedded starts a server of one member and waits until it takes requests. It listens
 // on nothing: a server without peers needs no port, and its only client is in this process.
 //
-// What is on disk may be damaged, which etcd answers with the end of the process. While it
-// starts, that becomes an error; once it runs, a server that cannot keep its log must end.
-func startEmbedded(ctx context.Context, dir string, log *slog.Logger) (e *embedded, err error) {
-	fatal := &fatalHook{}
-	fatal.starting.Store(true)
-	defer fatal.starting.Store(false)
-	defer func() {
-		if p := recover(); p != nil {
-			e, err = nil, fmt.Errorf("cannot start: %v", p)
-		}
+// Where what is on disk is damaged, etcd ends the goroutine it is in, or the process. While it
+// starts, that becomes an error here; what it left running ends with the process, which cannot
+// go on without a store.
+func startEmbedded(ctx context.Context, dir string, log *slog.Logger) (*embedded, error) {
+	last := &lastWords{said: make(chan error, 1)}
+	defer last.started.Store(true)
+	type outcome struct {
+		etcd *embed.Etcd
+		err  error
+	}
+	done := make(chan outcome, 1)
+	go func() {
+		// Some damage it does not foresee.
+		defer func() {
+			if p := recover(); p != nil {
+				done <- outcome{err: fmt.Errorf("cannot be read: %v", p)}
+			}
+		}()
+		etcd, err := embed.StartEtcd(embeddedConfig(dir, log, last))
+		done <- outcome{etcd, err}
 	}()
+	var etcd *embed.Etcd
+	select {
+	case err := <-last.said:
+		return nil, err
+	case o := <-done:
+		if o.err != nil {
+			return nil, o.err
+		}
+		etcd = o.etcd
+	}
+	select {
+	case err := <-last.said:
+		return nil, err
+	case <-etcd.Server.ReadyNotify():
+		return &embedded{etcd: etcd, client: v3client.New(etcd.Server)}, nil
+	case <-etcd.Server.StopNotify():
+		etcd.Close()
+		return nil, errors.New("stopped while starting")
+	case <-ctx.Done():
+		etcd.Close()
+		return nil, ctx.Err()
+	}
+}
+
+func embeddedConfig(dir string, log *slog.Logger, last *lastWords) *embed.Config {
 	cfg := embed.NewConfig()
 	cfg.Name = "farcall"
 	cfg.Dir = dir
@@ -69,22 +105,8 @@ func startEmbedded(ctx context.Context, dir string, log *slog.Logger) (e *embedd
 	// Readers that fall behind list again, so old revisions serve nobody for long.
 	cfg.AutoCompactionMode, cfg.AutoCompactionRetention = embed.CompactorModePeriodic, "10m"
 	cfg.QuotaBackendBytes = 2 << 30
-	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(quiet(log, zap.WithFatalHook(fatal)))
-
-	etcd, err := embed.StartEtcd(cfg)
-	if err != nil {
-		return nil, err
-	}
-	select {
-	case <-etcd.Server.ReadyNotify():
-	case <-etcd.Server.StopNotify():
-		etcd.Close()
-		return nil, errors.New("stopped while starting")
-	case <-ctx.Done():
-		etcd.Close()
-		return nil, ctx.Err()
-	}
-	return &embedded{etcd: etcd, client: v3client.New(etcd.Server)}, nil
+	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(quiet(log, zap.WithFatalHook(last), zap.WithPanicHook(last)))
+	return cfg
 }
 
 // down is closed when the server stopped.
@@ -119,27 +141,38 @@ func (s *Store) revokeStale(ctx context.Context) error {
 	return nil
 }
 
-// quiet makes etcd's logger one that speaks through ours. What etcd calls an error is worth a
-// warning here, since the store reports itself whether it works; its warnings are for people
-// who look into etcd, and everything below is dropped.
+// quiet makes etcd's logger one that speaks through ours. Whether the store works the store
+// says itself; etcd's warnings and errors, some of which stand in every start, are for people
+// who look into etcd, and everything below is dropped. What ends it is an error.
 func quiet(log *slog.Logger, opts ...zap.Option) *zap.Logger {
 	return zap.New(&bridge{log: log}, opts...)
 }
 
-// fatalHook says what becomes of an entry after which etcd does not go on.
-type fatalHook struct{ starting atomic.Bool }
+// lastWords takes the log entries after which etcd does not go on.
+type lastWords struct {
+	started atomic.Bool
+	said    chan error
+}
 
-// OnWrite implements zapcore.CheckWriteHook. It does not return.
-func (h *fatalHook) OnWrite(ce *zapcore.CheckedEntry, fields []zapcore.Field) {
-	if !h.starting.Load() {
+// OnWrite implements zapcore.CheckWriteHook. It does not return. A server that runs and cannot
+// keep its log must end, as etcd means it to; one that starts only has to say why.
+func (l *lastWords) OnWrite(ce *zapcore.CheckedEntry, fields []zapcore.Field) {
+	switch {
+	case !l.started.Load():
+		enc := zapcore.NewMapObjectEncoder()
+		for _, f := range fields {
+			f.AddTo(enc)
+		}
+		select {
+		case l.said <- fmt.Errorf("%s %v", ce.Message, enc.Fields):
+		default:
+		}
+		runtime.Goexit()
+	case ce.Level == zapcore.FatalLevel:
 		os.Exit(1)
+	default:
+		panic(ce.Message) //nolint:forbidigo // It is etcd's panic, with etcd's deferred calls above it.
 	}
-	enc := zapcore.NewMapObjectEncoder()
-	for _, f := range fields {
-		f.AddTo(enc)
-	}
-	//nolint:forbidigo // It unwinds etcd's own calls, up to the recover in startEmbedded.
-	panic(fmt.Sprintf("%s %v", ce.Message, enc.Fields))
 }
 
 // bridge is a zapcore.Core that writes to a slog.Logger.
@@ -173,8 +206,8 @@ func (b *bridge) Write(e zapcore.Entry, fields []zapcore.Field) error {
 		f.AddTo(enc)
 	}
 	level := slog.LevelDebug
-	if e.Level >= zapcore.ErrorLevel {
-		level = slog.LevelWarn
+	if e.Level > zapcore.ErrorLevel {
+		level = slog.LevelError
 	}
 	b.log.Log(context.Background(), level, "etcd says", "message", e.Message, "fields", enc.Fields)
 	return nil

@@ -261,7 +261,9 @@ func publish(t testing.TB, ctx context.Context, term *Term, full bool, lists map
 }
 
 // one is the lists of a single service, cart.
-func one(ids string) map[catalog.Name]List { return map[catalog.Name]List{cart: {Instances: list(ids)}} }
+func one(ids string) map[catalog.Name]List {
+	return map[catalog.Name]List{cart: {Instances: list(ids)}}
+}
 
 // reader is a Sink that keeps what a reader would: it marks at Begin and sweeps at End.
 type reader struct {

@@ -3,6 +3,7 @@ package consul
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"sync"
 	"time"
 
@@ -26,6 +27,21 @@ type news struct {
 	nodes    *reply[[]node]
 	probe    *probe
 }
+
+// LogValue says which index moved where.
+func (n news) LogValue() slog.Value {
+	switch {
+	case n.services != nil:
+		return slog.GroupValue(slog.Uint64("services", n.services.index))
+	case n.checks != nil:
+		return slog.GroupValue(slog.Uint64("checks", n.checks.index))
+	case n.nodes != nil:
+		return slog.GroupValue(slog.Uint64("nodes", n.nodes.index))
+	}
+	return slog.GroupValue()
+}
+
+var _ slog.LogValuer = news{}
 
 // errDeaf ends a following whose blocking queries are silent while the indexes move.
 var errDeaf = errors.New("consul: the blocking queries do not tell what changed: everything is read again")
@@ -68,7 +84,7 @@ func (r *Resolver) follow(ctx context.Context, out resolvers.Sink, l *ledger) er
 		if again, err := f.round(ctx); again {
 			return err
 		}
-		timer.Reset(f.untilWork())
+		timer.Reset(l.wake(time.Now()))
 	}
 }
 
@@ -152,6 +168,7 @@ func (f *following) hear(ctx context.Context, n news) (again bool, err error) {
 		return again, err
 	}
 	now, reason := time.Now(), ""
+	f.log.Debug("consul's catalogue moved", "registry", f.name, "news", n)
 	switch {
 	case n.services != nil:
 		if reason = advance("services", &f.seen.services, n.services.index); reason == "" {
@@ -196,7 +213,8 @@ func (f *following) reassure(ctx context.Context) (again bool, err error) {
 
 // round does one round of work, and confirms where there is nothing left to read.
 func (f *following) round(ctx context.Context) (again bool, err error) {
-	if w, ok := f.l.next(time.Now()); ok {
+	began := time.Now()
+	if w, ok := f.l.next(began); ok {
 		if w.begins != "" {
 			f.metrics.sweeps.WithLabelValues(f.name, string(w.begins)).Inc()
 		}
@@ -211,6 +229,7 @@ func (f *following) round(ctx context.Context) (again bool, err error) {
 		if ctx.Err() != nil {
 			return true, ctx.Err()
 		}
+		f.log.Debug("consul was read", "registry", f.name, "cause", w.why, "services", len(w.services), "nodes", len(w.nodes), "took", time.Since(began))
 		if err != nil {
 			f.doubt = true
 			f.out.Failed(err)
@@ -243,13 +262,4 @@ func (f *following) survey(ctx context.Context, w work) error {
 	}
 	f.l.survey(time.Now(), read)
 	return nil
-}
-
-// untilWork is how long there is nothing to do without news.
-func (f *following) untilWork() time.Duration {
-	at := f.l.wake()
-	if at.IsZero() {
-		return time.Hour
-	}
-	return max(time.Until(at), 0)
 }

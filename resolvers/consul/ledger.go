@@ -343,16 +343,19 @@ func (l *ledger) finishSweep(now time.Time) {
 	}
 }
 
-// wake is when there is something to do without news from Consul, be it in the past, or zero.
-func (l *ledger) wake() time.Time {
+// wake is how long there is nothing to do without news from Consul.
+func (l *ledger) wake(now time.Time) time.Duration {
+	var at time.Time
 	switch {
 	case len(l.urgent) > 0:
-		return l.retryAt
+		at = l.retryAt
 	case l.sweep.running:
-		return l.sweep.began
+	case l.sweep.at.IsZero():
+		return time.Hour // there is a probe long before that
 	default:
-		return l.sweep.at
+		at = l.sweep.at
 	}
+	return max(at.Sub(now), 0)
 }
 
 // confirms reports whether everything that the last probe saw has been read, which is told

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/hashicorp/consul/api"
@@ -91,12 +90,15 @@ func (c *client) service(ctx context.Context, name string) (reply[[]*api.Service
 		return r, err
 	}
 	for _, e := range r.body {
-		if e == nil || e.Node == nil || e.Service == nil {
-			return r, fmt.Errorf("consul: read service: %s: an entry has no node or no service", name)
+		if !whole(e) {
+			return r, errors.New("consul: read service: an entry has no node or no service")
 		}
 	}
 	return r, nil
 }
+
+// whole reports whether an entry has all that convert takes for granted.
+func whole(e *api.ServiceEntry) bool { return e != nil && e.Node != nil && e.Service != nil }
 
 // probe is where Consul stands, asked without waiting and without a list.
 type probe struct {

@@ -25,7 +25,12 @@ type consulRegistry struct {
 
 func newConsulRegistry(t *testing.T) *consulRegistry {
 	t.Helper()
-	s := testkit.Consul(t)
+	return consulRegistryOf(t, testkit.Consul(t))
+}
+
+func consulRegistryOf(t *testing.T, s *testkit.ConsulServer) *consulRegistry {
+	t.Helper()
+
 	transport := &http.Transport{}
 	t.Cleanup(transport.CloseIdleConnections)
 	c, err := api.NewClient(&api.Config{Address: s.Addr, HttpClient: &http.Client{Transport: transport}})

@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -82,6 +83,8 @@ type options struct {
 	store    string                     // the synchronizer's store block; embedded when empty
 	registry func(name string) registry // a file when nil
 	apps     string                     // an agent's apps block
+	hold     string                     // guard.hold; 2s when empty
+	second   string                     // host:port of a further synchronizer that agents know
 }
 
 // newWorld starts clusters named so, with two instances of cart each, and waits until every
@@ -105,8 +108,13 @@ func newWorld(t *testing.T, o options, names ...string) *world {
 	if o.store != "" {
 		store = "store: {" + o.store + "}\ndataDir: " + filepath.Join(dir, "sync") + "\n"
 	}
+	o.hold = cmp.Or(o.hold, "2s")
+	synchronizers := w.admin
+	if o.second != "" {
+		synchronizers += ", " + o.second
+	}
 	var text strings.Builder
-	fmt.Fprintf(&text, "federation: e2e\nlisten: %s\nhttp: {listen: %s}\n%sguard: {hold: 2s}\nclusters:\n", w.admin, w.http, store)
+	fmt.Fprintf(&text, "federation: e2e\nlisten: %s\nhttp: {listen: %s}\n%sguard: {hold: %s}\nclusters:\n", w.admin, w.http, store, o.hold)
 	for _, name := range names {
 		c := &cluster{name: name, apps: map[string]*instance{}, http: loopback(t), grpc: loopback(t), internal: loopback(t), health: loopback(t)}
 		if o.registry == nil {
@@ -120,8 +128,8 @@ func newWorld(t *testing.T, o options, names ...string) *world {
 			c.registry.put(id, c.apps[id].port, name+"-1")
 		}
 		fmt.Fprintf(&text, "  - {name: %s, resolvers: [%s]}\n", name, c.registry.config())
-		agent := fmt.Sprintf("cluster: %s\nnode: %s-1\nsynchronizers: [%s]\ndataDir: %s\nresolvers: [%s]\ninternal: {listen: %s}\nhttp: {listen: %s}\ngrpc: {listen: %s}\nmetrics: {listen: %s}\nguard: {hold: 2s}\naccessLog: errors\n%s",
-			name, name, w.admin, filepath.Join(dir, "agent-"+name), c.registry.config(), c.internal, c.http, c.grpc, c.health, o.apps)
+		agent := fmt.Sprintf("cluster: %s\nnode: %s-1\nsynchronizers: [%s]\ndataDir: %s\nresolvers: [%s]\ninternal: {listen: %s}\nhttp: {listen: %s}\ngrpc: {listen: %s}\nmetrics: {listen: %s}\nguard: {hold: %s}\naccessLog: errors\n%s",
+			name, name, synchronizers, filepath.Join(dir, "agent-"+name), c.registry.config(), c.internal, c.http, c.grpc, c.health, o.hold, o.apps)
 		file := filepath.Join(dir, "agent-"+name+".yml")
 		write(t, file, agent)
 		c.agent = testkit.NewDaemon(t, filepath.Join(bin, "agent"), "agent-"+name, "--config", file)
@@ -223,6 +231,24 @@ func (w *world) call(from, method, path string, headers ...string) (answer, erro
 	b, err := io.ReadAll(resp.Body)
 	h := resp.Header
 	return answer{resp.StatusCode, h.Get("farcall-served-by"), h.Get("farcall-strategy"), h.Get("farcall-attempts"), string(b)}, err
+}
+
+// get gives the body of a page.
+func (w *world) get(url string) (string, error) {
+	req, err := http.NewRequestWithContext(w.ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return "", err
+	}
+	resp, err := w.client.Do(req)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err == nil && resp.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s: %s %s", url, resp.Status, b)
+	}
+	return string(b), err
 }
 
 // must is call that has to be answered.
