@@ -13,7 +13,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
-	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/farcall/farcall/agent/invoke"
@@ -246,9 +245,6 @@ func peerFailure(ctx context.Context, err error) *invoke.Error {
 	}
 	if e := invoke.FromContext(ctx); e != nil {
 		return e
-	}
-	if st := status.Convert(err); st.Code() == codes.ResourceExhausted {
-		return invoke.Errorf(st.Code(), invoke.ReasonTooLarge, "%s", st.Message())
 	}
 	return invoke.OutcomeUnknown("the call was cut short: %v", err)
 }

@@ -134,8 +134,8 @@ func New(cfg Config, deps Deps) (*Store, error) {
 // on, when it returns why: a data directory that is somebody else's, or an embedded server
 // that stopped. An external etcd that does not answer is waited for. It is called once.
 //
-// On its way out it waits a few seconds for Watch and Member.Run to return, so that owners can
-// still resign when all were given the same ctx.
+// On its way out it waits a few seconds for Member.Run to return, so that owners can still
+// resign when both were given the same ctx.
 func (s *Store) Run(ctx context.Context) error {
 	s.mu.Lock()
 	again := s.started
@@ -224,15 +224,25 @@ func (s *Store) Check(ctx context.Context) error {
 	return nil
 }
 
-// enter waits for the store to be there and announces a caller that must be waited for at the
-// end; leave takes that back.
-func (s *Store) enter(ctx context.Context) (leave func(), err error) {
+// reach waits for the store to be there.
+func (s *Store) reach(ctx context.Context) error {
 	select {
 	case <-s.connected:
 	case <-s.stopped:
-		return nil, ErrStopped
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		return ctx.Err()
+	}
+	if s.isStopped() {
+		return ErrStopped
+	}
+	return nil
+}
+
+// enter waits for the store to be there and announces a caller whose work must be finished
+// before it stops; leave takes that back.
+func (s *Store) enter(ctx context.Context) (leave func(), err error) {
+	if err := s.reach(ctx); err != nil {
+		return nil, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

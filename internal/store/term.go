@@ -158,6 +158,9 @@ func (t *Term) retry(ctx context.Context, do func(context.Context) error) error 
 		return t.over(ctx)
 	}
 	defer func() { <-t.busy }()
+	if t.ctx.Err() != nil || ctx.Err() != nil {
+		return t.over(ctx) // even if there were nothing to write
+	}
 	var pauses backoff
 	for failed := false; ; {
 		err := t.attempt(ctx, do)

@@ -58,11 +58,9 @@ var (
 // list, after a pause of a second at most. It fails only with ErrStopped. Any number may run
 // at once.
 func (s *Store) Watch(ctx context.Context, to Sink) error {
-	leave, err := s.enter(ctx)
-	if err != nil {
+	if err := s.reach(ctx); err != nil {
 		return stopError(ctx, fmt.Errorf("store: watch: %w", err))
 	}
-	defer leave()
 	w := &watcher{store: s, to: to, reason: "start"}
 	for {
 		err := w.follow(ctx)

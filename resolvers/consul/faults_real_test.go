@@ -302,3 +302,41 @@ func TestRealOddNames(t *testing.T) {
 		t.Errorf("%s is listed", updates[0].Snapshots[i].Source)
 	}
 }
+
+// TestRealBusyRegistryStaysFresh: changes that never end, of checks and of instances that no
+// check tells of, keep nobody from confirming.
+func TestRealBusyRegistryStaysFresh(t *testing.T) {
+	srv := testkit.Consul(t)
+	h := handOf(t, srv.Addr, "")
+	h.fill(300, 5)
+	rec, _ := run(t, Config{Address: srv.Addr})
+	testkit.Eventually(t, testkit.Context(t), "all are listed", func() error {
+		if n := rec.instances(); n != 300 {
+			return fmt.Errorf("%d instances", n)
+		}
+		return nil
+	})
+	began := time.Now()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for i := 0; time.Since(began) < 6*time.Second; i++ {
+		<-tick.C
+		h.put(&api.CatalogRegistration{Node: "n1", SkipNodeUpdate: true, Check: &api.AgentCheck{
+			Node: "n1", CheckID: "c:s1-1", ServiceID: "s1-1", Status: api.HealthPassing, Output: fmt.Sprint(i)}})
+		h.put(&api.CatalogRegistration{Node: "n2", SkipNodeUpdate: true, Service: &api.AgentService{
+			ID: "s2-1", Service: "s2", Port: 8080, Tags: []string{"v1"}, EnableTagOverride: i%2 == 0}})
+	}
+	_, confirms, failures := rec.all()
+	last := began
+	for _, at := range append(confirms, time.Now()) {
+		if gap := at.Sub(last); gap > 3*time.Second {
+			t.Errorf("not confirmed for %v", gap.Round(time.Millisecond))
+		}
+		last = at
+	}
+	if len(failures) > 0 {
+		t.Errorf("failures %v", failures)
+	}
+	updates, _, _ := rec.all()
+	t.Logf("%d confirmations and %d updates in 6 s", len(confirms), len(updates))
+}

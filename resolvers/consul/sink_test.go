@@ -129,7 +129,7 @@ func run(t testing.TB, cfg Config) (rec *record, stop func()) {
 	return rec, stop
 }
 
-// soon is a context for what must happen within a second.
+// within is a context for what must happen in that time.
 func within(t testing.TB, d time.Duration) context.Context {
 	ctx, cancel := context.WithTimeout(t.Context(), d)
 	t.Cleanup(cancel)

@@ -20,7 +20,12 @@ import (
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
 
 	"github.com/farcall/farcall/agent"
+	"github.com/farcall/farcall/agent/uplink"
+	"github.com/farcall/farcall/agent/view"
+	catalogv1 "github.com/farcall/farcall/api/farcall/catalog/v1"
 	"github.com/farcall/farcall/internal/catalog"
+	"github.com/farcall/farcall/internal/mirror"
+	"github.com/farcall/farcall/internal/reach"
 	"github.com/farcall/farcall/internal/store"
 	"github.com/farcall/farcall/internal/testkit"
 	"github.com/farcall/farcall/resolvers"
@@ -70,10 +75,10 @@ func (p *push) Run(ctx context.Context, out resolvers.Sink) error {
 	}
 }
 
-func instance(id string, port int, node string) *catalog.Instance {
+func instance(id string, port int, node, relay string) *catalog.Instance {
 	return &catalog.Instance{
 		ID: catalog.ID{Name: catalog.Name{Service: "cart"}, Instance: id}, Node: node,
-		Address: "127.0.0.1", Port: port, Weight: 1, Health: catalog.Healthy,
+		Address: "127.0.0.1", Port: port, Relay: relay, Weight: 1, Health: catalog.Healthy,
 	}
 }
 
@@ -86,20 +91,19 @@ func listen(b *testing.B) net.Listener {
 	return l
 }
 
-// federation starts a synchronizer for clusters east and west and an agent in each, all in this
-// process, and gives the HTTP addresses of the agents.
-func federation(b *testing.B, east, west *push) (http map[string]string) {
+func registries(name string, r *push) intake.Config {
+	return intake.Config{Cluster: name, Registries: []intake.Registry{{Name: "push", Resolver: r}}}
+}
+
+// start starts a synchronizer in this process and gives its address.
+func start(b *testing.B, regs map[string]*push) string {
 	b.Helper()
-	regs := map[string]*push{"east": east, "west": west}
 	cfg := synchronizer.Config{
 		Federation: "bench", ReplicaID: "r1",
 		Store: store.Config{Federation: "bench", Embedded: &store.EmbeddedConfig{DataDir: b.TempDir()}},
 	}
-	in := func(name string) intake.Config {
-		return intake.Config{Cluster: name, Registries: []intake.Registry{{Name: "push", Resolver: regs[name]}}}
-	}
-	for name := range regs {
-		cfg.Clusters = append(cfg.Clusters, synchronizer.Cluster{Intake: in(name)})
+	for name, r := range regs {
+		cfg.Clusters = append(cfg.Clusters, synchronizer.Cluster{Intake: registries(name, r)})
 	}
 	deps := synchronizer.Deps{Log: testkit.Quiet(), Registry: prometheus.NewRegistry(), GRPC: listen(b), HTTP: listen(b)}
 	s, err := synchronizer.New(cfg, deps)
@@ -107,15 +111,23 @@ func federation(b *testing.B, east, west *push) (http map[string]string) {
 		b.Fatal(err)
 	}
 	testkit.Go(b, "synchronizer", s.Run)
+	return deps.GRPC.Addr().String()
+}
+
+// federation is start and an agent in each cluster; it gives the HTTP addresses of the agents.
+func federation(b *testing.B, regs map[string]*push) (http map[string]string) {
+	b.Helper()
+	synchronizer := start(b, regs)
 	http = map[string]string{}
-	for name := range regs {
+	for name, r := range regs {
 		d := agent.Deps{
 			Log: testkit.Quiet(), Registry: prometheus.NewRegistry(),
 			Internal: listen(b), HTTP: listen(b), GRPC: listen(b), Metrics: listen(b),
 		}
 		a, err := agent.New(agent.Config{
-			Cluster: name, Node: name + "-1", Synchronizers: []string{deps.GRPC.Addr().String()},
-			Intake: in(name), Strategy: strategy.Default, Address: d.Internal.Addr().String(), AccessLog: "off",
+			Cluster: name, Node: name + "-1",
+			Synchronizers: []string{synchronizer},
+			Intake:        registries(name, r), Strategy: strategy.Default, Address: d.Internal.Addr().String(), AccessLog: "off",
 		}, d)
 		if err != nil {
 			b.Fatal(err)
@@ -173,8 +185,8 @@ func BenchmarkRelay(b *testing.B) {
 	port := app(b, 1024)
 	east, west := &push{}, &push{}
 	east.set()
-	west.set(instance("cart-1", port, "west-1"))
-	agents := federation(b, east, west)
+	west.set(instance("cart-1", port, "west-1", ""))
+	agents := federation(b, map[string]*push{"east": east, "west": west})
 	transport := &http.Transport{MaxIdleConnsPerHost: 64}
 	b.Cleanup(transport.CloseIdleConnections)
 	client := &http.Client{Transport: transport}
@@ -220,39 +232,57 @@ func BenchmarkRelay(b *testing.B) {
 	}
 }
 
-// BenchmarkPropagation is the time from a registry's notification in west until an agent in
-// east is served by the new instance, with a raw etcd put and watch beside it.
+// probe is an agent's view that says when it changed.
+type probe struct {
+	*view.Book
+	changed chan struct{}
+}
+
+func (p *probe) Changed(ch mirror.Changes) {
+	p.Book.Changed(ch)
+	select {
+	case p.changed <- struct{}{}:
+	default:
+	}
+}
+
+// BenchmarkPropagation is the time from a registry's notification in west until an agent of
+// east would pick the new instance, with a raw etcd put and watch beside it.
 func BenchmarkPropagation(b *testing.B) {
 	b.Run("raw-etcd", rawEtcd)
 	b.Run("registry-to-pick", func(b *testing.B) {
-		ports := []int{app(b, 1), app(b, 1)}
-		east, west := &push{}, &push{}
-		east.set()
-		west.set(instance("cart-0", ports[0], "west-1"))
-		agents := federation(b, east, west)
-		transport := &http.Transport{}
-		b.Cleanup(transport.CloseIdleConnections)
-		client := &http.Client{Transport: transport}
-		u := "http://" + agents["east"] + "/v1.0/invoke/cart/method/x"
-		served := func(id string) func() error {
-			return func() error {
-				resp, err := get(b, client, u, nil)
-				if err == nil && resp.Header.Get("farcall-served-by") != "west/"+id {
-					err = fmt.Errorf("by %s", resp.Header.Get("farcall-served-by"))
+		west := &push{}
+		west.set(instance("cart-0", 80, "west-1", "127.0.0.1:1"))
+		p := &probe{changed: make(chan struct{}, 1), Book: view.New(view.Config{Self: reach.Self{Cluster: "east", Node: "n", Loopback: true}})}
+		up := uplink.New(uplink.Config{
+			Synchronizers: []string{start(b, map[string]*push{"west": west})},
+			Agent:         &catalogv1.Agent{Cluster: "east", Node: "n", Incarnation: "i", Address: "127.0.0.1:1"},
+		}, uplink.Deps{Log: testkit.Quiet(), Metrics: prometheus.NewRegistry(), Listener: p})
+		testkit.Go(b, "uplink", up.Run)
+		until := func(id string) {
+			for {
+				pl, err := p.Service(catalog.Name{Namespace: catalog.DefaultNamespace, Service: "cart"}).Plan(strategy.ExternalOnly, true, "")
+				if err != nil {
+					b.Fatal(err)
 				}
-				return err
+				if got, ok := pl.Picker.Pick(nil); ok && got.Instance.Instance == id {
+					return
+				}
+				select {
+				case <-p.changed:
+				case <-b.Context().Done():
+					b.Fatal("the change never came")
+				}
 			}
 		}
-		testkit.Eventually(b, b.Context(), "east reaches west", served("cart-0"))
+		until("cart-0")
 		var all []time.Duration
 		n := 0
 		for b.Loop() {
 			n++
-			id := fmt.Sprint("cart-", n)
 			began := time.Now()
-			west.set(instance(id, ports[n%2], "west-1"))
-			for served(id)() != nil {
-			}
+			west.set(instance(fmt.Sprint("cart-", n), 80, "west-1", "127.0.0.1:1"))
+			until(fmt.Sprint("cart-", n))
 			all = append(all, time.Since(began))
 		}
 		percentiles(b, all)
