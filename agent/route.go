@@ -50,9 +50,9 @@ func (r *router) Route(_ context.Context, q relay.Query) (relay.Choice, error) {
 	case "":
 		return c, nil
 	case strategy.NotFound:
-		return nil, invoke.Errorf(codes.NotFound, string(why), "%s: %s", q.Name, p.Decision.Detail)
+		return nil, invoke.Errorf(codes.NotFound, string(why), "%s", p.Decision.Detail)
 	default:
-		return nil, invoke.Errorf(codes.Unavailable, string(why), "%s: %s", q.Name, p.Decision.Detail)
+		return nil, invoke.Errorf(codes.Unavailable, string(why), "%s", p.Decision.Detail)
 	}
 }
 

@@ -167,11 +167,12 @@ type peerAgent struct {
 // newPeerAgent starts the agent of one application's node.
 func newPeerAgent(t testing.TB, cluster, instance string, e app.Endpoint) *peerAgent {
 	t.Helper()
-	return newPeerAgentOn(t, listen(t), cluster, instance, e)
+	return newPeerAgentGrace(t, 5*time.Second, cluster, instance, e)
 }
 
-func newPeerAgentOn(t testing.TB, l net.Listener, cluster, instance string, e app.Endpoint) *peerAgent {
+func newPeerAgentGrace(t testing.TB, grace time.Duration, cluster, instance string, e app.Endpoint) *peerAgent {
 	t.Helper()
+	l := listen(t)
 	o := OwnInstance{
 		Instance: &catalog.Instance{ID: catalog.ID{Cluster: cluster, Name: catalog.Name{Namespace: "shop", Service: "cart"}, Instance: instance}},
 		App:      e,
@@ -179,7 +180,7 @@ func newPeerAgentOn(t testing.TB, l net.Listener, cluster, instance string, e ap
 	apps := app.New()
 	t.Cleanup(apps.Close)
 	reg := prometheus.NewRegistry()
-	p, err := NewPeer(Config{Cluster: cluster, Node: "node-2", Grace: 5 * time.Second}, PeerDeps{Own: own{o}, Apps: apps, Metrics: reg})
+	p, err := NewPeer(Config{Cluster: cluster, Node: "node-2", Grace: grace}, PeerDeps{Own: own{o}, Apps: apps, Metrics: reg})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -302,3 +303,5 @@ func value(c prometheus.Counter) float64 {
 	}
 	return m.GetCounter().GetValue()
 }
+
+func appAddr(e app.Endpoint) string { return net.JoinHostPort(e.Address, strconv.Itoa(e.Port)) }

@@ -2,12 +2,12 @@ package face
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
@@ -363,12 +363,11 @@ func TestPeerVanishes(t *testing.T) {
 // TestGraceEnds says that a server does not wait for ever for its calls.
 func TestGraceEnds(t *testing.T) {
 	began := make(chan bool)
-	p := newPeerAgent(t, "west", "cart-1", application(t, func(_ http.ResponseWriter, r *http.Request) {
+	p := newPeerAgentGrace(t, time.Millisecond, "west", "cart-1", application(t, func(_ http.ResponseWriter, r *http.Request) {
 		_, _ = io.ReadAll(r.Body)
 		began <- true
 		<-r.Context().Done()
 	}))
-	p.peer.grace = 1
 	got := make(chan error)
 	go func() {
 		got <- stream(t, sidecar(t, p.addr), nil, &reqMsg{Request: leading("x")}).err
@@ -377,10 +376,5 @@ func TestGraceEnds(t *testing.T) {
 	p.stop()
 	if err := <-got; err == nil {
 		t.Error("the call ended well")
-	}
-	ctx, cancel := context.WithCancel(testkit.Context(t))
-	cancel()
-	if err := p.peer.Run(ctx, listen(t)); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
-		t.Error(err)
 	}
 }

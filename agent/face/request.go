@@ -55,10 +55,7 @@ func (h *HTTP) request(r *http.Request, q relay.Query, path string) (*invoke.Req
 	if !utf8.ValidString(r.URL.RawQuery) {
 		return nil, invoke.Invalid("the query is not UTF-8")
 	}
-	verb := r.Method
-	if v := invoke.VerbToProto(verb).String(); v != verb {
-		verb = v
-	}
+	verb := invoke.VerbToProto(r.Method).String()
 	if verb == http.MethodConnect {
 		return nil, invoke.Invalid("invalid HTTP verb %s", verb)
 	}

@@ -47,10 +47,14 @@ func (r *Relay) Broadcast(ctx context.Context, clusters []ClusterChoice, req *in
 			replies[i].Err = invoke.Errorf(codes.Unavailable, invoke.ReasonUnreachable, "cluster %s is measured unreachable", c.Cluster)
 			continue
 		}
-		slots <- struct{}{} // given back within targetTimeout
 		wg.Go(func() {
-			defer func() { <-slots }()
-			r.reply(ctx, c.Choice, req, &replies[i])
+			select {
+			case slots <- struct{}{}:
+				r.reply(ctx, c.Choice, req, &replies[i])
+				<-slots
+			case <-ctx.Done():
+				replies[i].Err = invoke.FromContext(ctx)
+			}
 		})
 	}
 	wg.Wait()

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -35,19 +36,14 @@ func (s *Store) identify(ctx context.Context) (id string, revision int64, err er
 // found gives a store an id, where it has none or where it is still lost ("" for none), and a
 // new federation the mark that policies up to revision 0, which is none, are there. Of several
 // replicas that do so at once one wins.
+//
+// What is in such a store may be an older copy of itself. So the complete publishes it speaks of
+// are struck out and everybody's part in it ends: clusters are taken anew and, without their
+// markers, written anew, and until then readers know not to conclude anything from an absence.
 func (s *Store) found(ctx context.Context, lost string) error {
-	id, err := keys.Encode(&storev1.StoreID{Id: rand.Text()})
-	if err != nil {
-		return err
-	}
-	none, err := keys.Encode(&storev1.PoliciesSynced{})
-	if err != nil {
-		return err
-	}
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	store := s.schema.Format(keys.Key{Kind: keys.Store})
-	policies := s.schema.Format(keys.Key{Kind: keys.PoliciesSynced})
 	resp, err := s.client.Get(ctx, store)
 	if err != nil {
 		return fmt.Errorf("create store id: %w", err)
@@ -60,14 +56,49 @@ func (s *Store) found(ctx context.Context, lost string) error {
 		}
 		was = resp.Kvs[0].ModRevision
 	}
-	// Where only the id has vanished, a higher policy revision must not fall back to 0.
-	_, err = s.client.Txn(ctx).If(clientv3.Compare(clientv3.ModRevision(store), "=", was)).Then(
+	still := clientv3.Compare(clientv3.ModRevision(store), "=", was)
+	if err := s.strikeMarkers(ctx, still); err != nil {
+		return fmt.Errorf("create store id: %w", err)
+	}
+	id, err := keys.Encode(&storev1.StoreID{Id: rand.Text()})
+	if err != nil {
+		return err
+	}
+	none, err := keys.Encode(&storev1.PoliciesSynced{})
+	if err != nil {
+		return err
+	}
+	policies := s.schema.Format(keys.Key{Kind: keys.PoliciesSynced})
+	_, err = s.client.Txn(ctx).If(still).Then(
 		clientv3.OpPut(store, string(id)),
+		clientv3.OpDelete(s.schema.Owners(), clientv3.WithPrefix()),
+		clientv3.OpDelete(s.schema.Replicas(), clientv3.WithPrefix()),
+		// Where only the id has vanished, a higher policy revision must not fall back to 0.
 		clientv3.OpTxn([]clientv3.Cmp{clientv3.Compare(clientv3.CreateRevision(policies), "=", 0)},
 			[]clientv3.Op{clientv3.OpPut(policies, string(none))}, nil),
 	).Commit()
 	if err != nil {
 		return fmt.Errorf("create store id: %w", err)
+	}
+	return nil
+}
+
+// strikeMarkers deletes every cluster's mark of a complete publish, as long as still holds.
+func (s *Store) strikeMarkers(ctx context.Context, still clientv3.Cmp) error {
+	resp, err := s.client.Get(ctx, s.schema.Clusters(), clientv3.WithPrefix(), clientv3.WithKeysOnly())
+	if err != nil {
+		return err
+	}
+	var ops []clientv3.Op
+	for _, kv := range resp.Kvs {
+		if k, err := s.schema.Parse(string(kv.Key)); err == nil && k.Kind == keys.Synced {
+			ops = append(ops, clientv3.OpDelete(string(kv.Key)))
+		}
+	}
+	for some := range slices.Chunk(ops, txnOps) {
+		if _, err := s.client.Txn(ctx).If(still).Then(some...).Commit(); err != nil {
+			return err
+		}
 	}
 	return nil
 }

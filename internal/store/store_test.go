@@ -285,20 +285,30 @@ func TestAWipedStoreIsAnotherStore(t *testing.T) {
 	})
 }
 
-func TestAStoreThatWentBackIsGivenAnotherID(t *testing.T) {
+func TestAStoreThatWentBackIsAnotherStoreAndWrittenAnew(t *testing.T) {
 	s, _ := embeddedStore(t, t.TempDir())
+	ctx := testkit.Context(t)
+	o := openOffice(t, member(s, "a", "east"))
+	publish(t, ctx, o.term(t, ctx, "east", 1), true, one("a b"))
 	w := &watcher{store: s, to: &reader{entries: map[string]Entry{}}, reason: "start"}
-	if err := w.list(testkit.Context(t)); err != nil {
+	if err := w.list(ctx); err != nil {
 		t.Fatal(err)
 	}
 	was := w.id
 	w.seen.Store(1 << 40) // as if it had seen more of this store than there is
-	if err := w.list(testkit.Context(t)); !errors.Is(err, errOtherStore) {
+	if err := w.list(ctx); !errors.Is(err, errOtherStore) {
 		t.Fatalf("got %v, want errOtherStore", err)
 	}
-	if err := w.list(testkit.Context(t)); err != nil || w.id == was || w.id == "" {
+	if err := w.list(ctx); err != nil || w.id == was || w.id == "" {
 		t.Errorf("id %q after %q, %v", w.id, was, err)
 	}
+	again := o.term(t, ctx, "east", 2)
+	marker := s.schema.Format(keys.Key{Kind: keys.Synced, Cluster: "east"})
+	if resp, err := s.client.Get(ctx, marker); err != nil || len(resp.Kvs) != 0 {
+		t.Errorf("the marker of a publish that may be lost is there: %v, %v", resp, err)
+	}
+	publish(t, ctx, again, true, one("a b"))
+	wantStored(t, s, "east", "cart/0 e2: a b")
 }
 
 func TestAnIDThatCannotBeReadIsReplaced(t *testing.T) {

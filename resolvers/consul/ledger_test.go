@@ -301,6 +301,8 @@ func TestLedgerFailedReadsAreTriedAgain(t *testing.T) {
 		t.Errorf("published %v, want what could be read", got)
 	}
 	w.wants("b waits")
+	w.l.sweep.want(w.now.Add(-time.Hour), 99)
+	w.wants("nor is a Consul in trouble swept")
 	w.l.takeProbe(w.probe())
 	if w.l.confirms(w.now) {
 		t.Error("confirmed with a service unread")

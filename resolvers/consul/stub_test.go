@@ -206,26 +206,67 @@ func TestBadAnswers(t *testing.T) {
 }
 
 // TestOneBrokenServiceDoesNotHideTheOthers: after the first full read, what can be read is
-// published, and what cannot stays as it was and is tried again.
+// published together, and what cannot stays as it was and is tried again.
 func TestOneBrokenServiceDoesNotHideTheOthers(t *testing.T) {
-	s := newStub(t, "a", "b", "c")
+	var names []string
+	for i := range 60 {
+		names = append(names, fmt.Sprintf("s%02d", i))
+	}
+	view := func(port, broken int) []string {
+		var lines []string
+		for _, name := range names {
+			p := port
+			if name == "s05" {
+				p = broken
+			}
+			lines = append(lines, shown(name, p))
+		}
+		return lines
+	}
+	s := newStub(t, names...)
 	rec, _ := run(t, Config{Address: s.addr()})
-	testkit.Eventually(t, within(t, 5*time.Second), "all are read", rec.shows(shown("a", 80), shown("b", 80), shown("c", 80)))
+	testkit.Eventually(t, within(t, 5*time.Second), "all are read", rec.shows(view(80, 80)...))
 	s.set(func() {
 		s.index++
-		s.ports["a"], s.ports["b"] = 81, 81
+		for _, name := range names {
+			s.ports[name] = 81
+		}
 		s.fault = func(w http.ResponseWriter, path string) bool {
-			if path == "/v1/health/service/b" {
+			if path == "/v1/health/service/s05" {
 				http.Error(w, "boom", http.StatusInternalServerError)
 				return true
 			}
 			return false
 		}
 	})
-	testkit.Eventually(t, within(t, 5*time.Second), "a is news", rec.shows(shown("a", 81), shown("b", 80), shown("c", 80)))
-	testkit.Eventually(t, within(t, 5*time.Second), "b's failure is told", rec.failedWith("boom", "(b)"))
+	testkit.Eventually(t, within(t, 5*time.Second), "the others are news", rec.shows(view(81, 80)...))
+	testkit.Eventually(t, within(t, 5*time.Second), "the failure is told", rec.failedWith("boom", "(s05)"))
+	if updates, _, _ := rec.all(); len(updates) != 2 {
+		t.Errorf("%d updates, want the full one and one of all that could be read", len(updates))
+	}
 	s.set(func() { s.fault = nil })
-	testkit.Eventually(t, within(t, 5*time.Second), "b is read in the end", rec.shows(shown("a", 81), shown("b", 81), shown("c", 80)))
+	testkit.Eventually(t, within(t, 5*time.Second), "it is read in the end", rec.shows(view(81, 81)...))
+}
+
+// TestAnotherRegistryAfterAFailure: what answers after a failure is looked at before it is
+// believed, so that an emptier Consul is never told as a removal.
+func TestAnotherRegistryAfterAFailure(t *testing.T) {
+	s := newStub(t, "a", "b")
+	rec, _ := run(t, Config{Address: s.addr()})
+	testkit.Eventually(t, within(t, 5*time.Second), "all are read", rec.shows(shown("a", 80), shown("b", 80)))
+	s.set(func() { s.fault = refuse })
+	testkit.Eventually(t, within(t, 5*time.Second), "the failure is told", rec.failedWith("the test is over"))
+	s.set(func() {
+		s.fault = nil
+		s.server = "id-2"
+		s.index += 1000
+		s.ports = map[string]int{"b": 80}
+	})
+	testkit.Eventually(t, within(t, 5*time.Second), "the other one is read", rec.shows(shown("b", 80)))
+	updates, _, _ := rec.all()
+	if u := updates[1]; !u.Full || !strings.Contains(u.Reset, "identity changed") {
+		t.Errorf("the first update of the other one: full %v, reset %q, snapshots %v", u.Full, u.Reset, u.Snapshots)
+	}
 }
 
 // TestAnotherRegistryIsAReset: an index that goes backwards, servers that are all others, and
@@ -295,6 +336,9 @@ func TestResetIsTellableAfterAPause(t *testing.T) {
 		if !strings.Contains(u.Reset, w) {
 			t.Errorf("the third Run says reset %q, want %q in it", u.Reset, w)
 		}
+	}
+	if u := once(); u.Reset != "" {
+		t.Errorf("the fourth Run says reset %q again", u.Reset)
 	}
 }
 

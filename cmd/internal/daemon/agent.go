@@ -106,7 +106,7 @@ func (r *registries) registrar(c *config.Agent) (resolvers.Registrar, error) {
 	}
 	for _, at := range c.Resolvers {
 		if at.Consul != nil {
-			return consul.NewRegistrar(consulConfig(at.Consul), consul.Deps{Log: r.log, Metrics: r.consul, Registry: "consul"})
+			return consul.NewRegistrar(consulConfig(at.Consul), consul.Deps{Log: r.log, Metrics: r.consul, Registry: c.Cluster + "/consul"})
 		}
 	}
 	return nil, fmt.Errorf("apps: register needs a registry that takes registrations (consul)")

@@ -43,7 +43,7 @@ func (r *registries) intake(cluster string, list []config.Resolver, g config.Gua
 		if seen[name]++; seen[name] > 1 {
 			name = fmt.Sprintf("%s-%d", name, seen[name])
 		}
-		res, err := r.resolver(c, name)
+		res, err := r.resolver(c, cluster+"/"+name)
 		if err != nil {
 			return intake.Config{}, fmt.Errorf("cluster %s: %w", cluster, err)
 		}
@@ -56,7 +56,7 @@ func (r *registries) intake(cluster string, list []config.Resolver, g config.Gua
 	return cfg, nil
 }
 
-// resolver makes one resolver. A new kind of registry is a folder, a case here and a key in
+// resolver makes one resolver; name is what metrics call it. A new kind of registry is a folder, a case here and a key in
 // internal/config.
 func (r *registries) resolver(c config.Resolver, name string) (resolvers.Resolver, error) {
 	switch {
@@ -72,6 +72,8 @@ func consulConfig(c *config.Consul) consul.Config {
 	cfg := consul.Config{
 		Address: c.Address, Datacenter: c.Datacenter,
 		Token: c.Token.Value(), TokenFile: c.TokenFile, PortKey: c.DaprPortKey,
+		// Never nil, which would mean the resolver's own default.
+		Exclude: append([]string{}, c.Exclude...),
 	}
 	if c.TLS != nil {
 		cfg.TLS = &consul.TLS{CA: c.TLS.CA, Cert: c.TLS.Cert, Key: c.TLS.Key}
