@@ -26,10 +26,7 @@ import (
 	"github.com/farcall/farcall/internal/testkit"
 )
 
-type (
-	reqMsg  = internalsv1.InternalInvokeRequestStream
-	respMsg = internalsv1.InternalInvokeResponseStream
-)
+type reqMsg = internalsv1.InternalInvokeRequestStream
 
 // sidecar calls a peer face as a daprd, or as somebody with worse manners, does.
 func sidecar(t *testing.T, addr string) internalsv1.ServiceInvocationClient {

@@ -34,7 +34,6 @@ func serverOptions() []grpc.ServerOption {
 		}),
 		grpc.ConnectionTimeout(5 * time.Second),
 		grpc.MaxHeaderListSize(maxHeaderBytes),
-		grpc.SharedWriteBuffer(true),
 	}
 }
 

@@ -3,6 +3,7 @@ package relay
 import (
 	"cmp"
 	"context"
+	"errors"
 	"io"
 	"sync"
 	"time"
@@ -58,7 +59,6 @@ func newPeers(cluster, node string) *peers {
 			}),
 			grpc.WithStaticStreamWindowSize(streamWindow),
 			grpc.WithStaticConnWindowSize(connWindow),
-			grpc.WithSharedWriteBuffer(true),
 			grpc.WithMaxHeaderListSize(64 << 10),
 		}}),
 	}
@@ -212,7 +212,8 @@ func peerError(ctx context.Context, dial string, err error, trailer metadata.MD)
 	if e := invoke.FromContext(ctx); e != nil {
 		return e
 	}
-	if e, ok := err.(*invoke.Error); ok {
+	var e *invoke.Error
+	if errors.As(err, &e) {
 		return e
 	}
 	if err == io.EOF {

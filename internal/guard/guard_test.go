@@ -23,7 +23,9 @@ func inst(s string) *catalog.Instance {
 	service, id, _ := strings.Cut(id, "/")
 	in := &catalog.Instance{ID: catalog.ID{Cluster: "east", Name: name(service), Instance: id}, Address: "10.0.0.1", Port: 80}
 	if port != "" {
-		fmt.Sscan(port, &in.Port)
+		if _, err := fmt.Sscan(port, &in.Port); err != nil {
+			panic(err) // a mistake in the test itself
+		}
 	}
 	return in
 }

@@ -265,13 +265,15 @@ func FuzzGuard(f *testing.F) {
 func TestTheModelSeesABrokenGuard(t *testing.T) {
 	all := randomSnapshot("0", 255, 0)
 	fullRead := func(snaps ...catalog.Snapshot) catalog.Update { return catalog.Update{Full: true, Snapshots: snaps} }
+	// What it finds is looked at once the guard is broken.
+	read := func(m *model, snaps ...catalog.Snapshot) { _ = m.apply(fullRead(snaps...)) }
 	for _, tt := range []struct {
 		name   string
 		breaks func(*model) error
 		want   error
 	}{
 		{"it forgets an instance", func(m *model) error {
-			m.apply(fullRead(all))
+			read(m, all)
 			for id := range m.guard.services[name("cart")].members {
 				delete(m.guard.services[name("cart")].members, id)
 				break
@@ -280,47 +282,47 @@ func TestTheModelSeesABrokenGuard(t *testing.T) {
 			return m.checkState()
 		}, errBrokeSuperset},
 		{"it keeps what nobody states", func(m *model) error {
-			m.apply(fullRead(all))
+			read(m, all)
 			delete(m.latest, "0")
 			return m.checkState()
 		}, errBrokeOnlyHeld},
 		{"its floor is too high", func(m *model) error {
 			m.guard.cfg.Floor = 6
-			m.apply(fullRead(all))
+			read(m, all)
 			return m.apply(fullRead(randomSnapshot("0", 1, 0)))
 		}, errBrokeFloor},
 		{"it lets a catalogue go", func(m *model) error {
 			m.guard.cfg.Floor = 100
-			m.apply(fullRead(all))
+			read(m, all)
 			return m.apply(fullRead())
 		}, errBrokeSuspicious},
 		{"its hold is too long", func(m *model) error {
 			m.guard.cfg.Hold, m.mirror.cfg.Hold = time.Hour, time.Hour
-			m.apply(fullRead(all))
-			m.apply(fullRead())
+			read(m, all)
+			read(m)
 			return m.finish()
 		}, errBrokeHold},
 		{"it says too little of what changed", func(m *model) error {
-			m.apply(fullRead(all))
+			read(m, all)
 			return m.checkChanged(map[catalog.Name][]*catalog.Instance{}, nil)
 		}, errBrokeChanged},
 		{"it holds explicit removals", func(m *model) error {
 			m.lie = func(u catalog.Update) catalog.Update { u.Explicit = false; return u }
-			m.apply(fullRead(all))
+			read(m, all)
 			return m.apply(catalog.Update{Full: true, Explicit: true})
 		}, errBrokeExplicit},
 		{"it ignores a reset", func(m *model) error {
 			m.lie = func(u catalog.Update) catalog.Update { u.Reset = ""; return u }
-			m.apply(fullRead(all))
+			read(m, all)
 			return m.apply(catalog.Update{Full: true, Reset: "younger", Snapshots: []catalog.Snapshot{randomSnapshot("0", 127, 0)}})
 		}, errBrokeSuspicious},
 		{"it counts wrong", func(m *model) error {
-			m.apply(fullRead(all))
+			read(m, all)
 			m.guard.believed++
 			return m.checkState()
 		}, errBrokeCounts},
 		{"the order matters to it", func(m *model) error {
-			m.apply(fullRead(all))
+			read(m, all)
 			m.mirror.Apply(m.now, fullRead(all, randomSnapshot("1", 0, 1)))
 			m.mirror.Apply(m.now, fullRead(randomSnapshot("0", 255, 1)))
 			return m.checkState()

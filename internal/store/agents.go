@@ -46,10 +46,8 @@ func (s *Store) DeleteAgent(ctx context.Context, cluster, node, incarnation stri
 			}
 			kv := resp.Kvs[0]
 			var was catalogv1.Agent
-			if err := keys.Decode(kv.Value, &was); err != nil {
-				return err
-			}
-			if was.GetIncarnation() != incarnation {
+			// One that cannot be read is nobody's.
+			if keys.Decode(kv.Value, &was) != nil || was.GetIncarnation() != incarnation {
 				return nil
 			}
 			txn, err := s.client.Txn(ctx).If(clientv3.Compare(clientv3.ModRevision(key), "=", kv.ModRevision)).
@@ -71,18 +69,26 @@ func (s *Store) agentKey(cluster, node string) (string, error) {
 	return s.schema.Format(keys.Key{Kind: keys.Agent, Cluster: cluster, Node: node}), nil
 }
 
-// request runs one request of a caller outside this package.
+// request runs a request of a caller outside this package. It may be repeated without harm, and
+// is, for three seconds.
 func (s *Store) request(ctx context.Context, what string, do func(context.Context) error) error {
 	leave, err := s.enter(ctx)
-	if err == nil {
-		defer leave()
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, requestTimeout)
-		defer cancel()
-		err = do(ctx)
-	}
 	if err != nil {
 		return fmt.Errorf("store: %s: %w", what, err)
 	}
-	return nil
+	defer leave()
+	ctx, cancel := context.WithTimeout(ctx, 3*askTimeout)
+	defer cancel()
+	var pauses backoff
+	for {
+		actx, cancel := context.WithTimeout(ctx, askTimeout)
+		err := do(actx)
+		cancel()
+		if err == nil {
+			return nil
+		}
+		if !pauses.wait(ctx) {
+			return fmt.Errorf("store: %s: %w", what, err)
+		}
+	}
 }

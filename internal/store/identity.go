@@ -20,7 +20,7 @@ var errNoID = errors.New("the store has no id")
 // identify asks the store, with a linearizable read, for its id and revision. An id that
 // cannot be read is none.
 func (s *Store) identify(ctx context.Context) (id string, revision int64, err error) {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	resp, err := s.client.Get(ctx, s.schema.Format(keys.Key{Kind: keys.Store}))
 	if err != nil {
@@ -41,7 +41,7 @@ func (s *Store) identify(ctx context.Context) (id string, revision int64, err er
 // are struck out and everybody's part in it ends: clusters are taken anew and, without their
 // markers, written anew, and until then readers know not to conclude anything from an absence.
 func (s *Store) found(ctx context.Context, lost string) error {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	ctx, cancel := context.WithTimeout(ctx, pageTimeout)
 	defer cancel()
 	store := s.schema.Format(keys.Key{Kind: keys.Store})
 	resp, err := s.client.Get(ctx, store)

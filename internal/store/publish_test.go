@@ -338,7 +338,7 @@ func TestPublishGoesOnWhenTheAnswerWasLost(t *testing.T) {
 		}
 		return nil
 	})
-	if !pause(ctx, requestTimeout) {
+	if !pause(ctx, writeTimeout) {
 		t.Fatal("no time left")
 	}
 	select {

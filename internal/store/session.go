@@ -27,6 +27,7 @@ type session struct {
 	lease   clientv3.LeaseID
 	key     string // the replica key
 	created int64  // its creation, which tells this session from every other
+	expires time.Time
 
 	terms     map[string]*Term     // those whose goroutine has not ended
 	notBefore map[string]time.Time // pause after a hold that ended by itself
@@ -50,13 +51,14 @@ func newSession(m *Member, hold func(context.Context, *Term) error) *session {
 
 // open takes a lease and the replica key.
 func (s *session) open(ctx context.Context) error {
-	rctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	rctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
+	sent := time.Now()
 	grant, err := s.store.client.Grant(rctx, int64((s.m.ttl+time.Second-1)/time.Second))
 	if err != nil {
 		return fmt.Errorf("store: take a lease: %w", err)
 	}
-	s.lease = grant.ID
+	s.lease, s.expires = grant.ID, sent.Add(time.Duration(grant.TTL)*time.Second)
 	value, err := s.heartbeat(s.m.nextTick())
 	if err == nil {
 		var txn *clientv3.TxnResponse
@@ -96,40 +98,48 @@ func (s *session) run(ctx context.Context) error {
 
 // loop is the life of the session. It returns errLeaseLost, or nil when ctx is done.
 func (s *session) loop(ctx context.Context) error {
-	alive, err := s.store.client.KeepAlive(ctx, s.lease)
-	if err != nil {
-		return fmt.Errorf("%w: %w", errLeaseLost, err)
-	}
 	beat := time.NewTicker(s.m.beat)
 	defer beat.Stop()
-	if err := s.look(ctx, true); err != nil {
-		return err
-	}
-	for {
-		due := false
+	for due := true; ; {
+		if err := s.look(ctx, due); err != nil {
+			return err
+		}
+		due = false
 		select {
 		case <-ctx.Done():
 			return nil
-		case _, ok := <-alive:
-			if !ok && ctx.Err() == nil {
-				return fmt.Errorf("%w: it was not renewed in time", errLeaseLost)
-			}
-			continue
 		case t := <-s.ended:
 			s.bury(t)
 		case <-s.kick:
 		case <-beat.C:
 			due = true
 		}
-		if err := s.look(ctx, due); err != nil {
-			return err
-		}
 	}
 }
 
+// renew keeps the lease. It is called only when the store has just answered: etcd's client
+// tries without a pause for as long as it may. Each call may go to another server, so that a
+// silent one does not cost the lease, as it would the client's own keep-alive stream.
+func (s *session) renew(ctx context.Context) error {
+	for range 2 {
+		rctx, cancel := context.WithTimeout(ctx, askTimeout/2)
+		sent := time.Now()
+		resp, err := s.store.client.KeepAliveOnce(rctx, s.lease)
+		cancel()
+		switch {
+		case err == nil:
+			s.expires = sent.Add(time.Duration(resp.TTL) * time.Second)
+			return nil
+		case errors.Is(err, rpctypes.ErrLeaseNotFound):
+			return fmt.Errorf("%w: it is not there", errLeaseLost)
+		}
+	}
+	return nil
+}
+
 // look reads who lives and who owns what, writes the heartbeat in the same transaction where
-// it is due, and acts on what it sees. A store that does not answer is no error here: whether
-// the lease still stands is then for the lease to say.
+// it is due, renews the lease then, and acts on what it sees. A store that does not answer is no
+// error as long as the lease must still stand.
 func (s *session) look(ctx context.Context, beat bool) error {
 	ops := []clientv3.Op{
 		clientv3.OpGet(s.store.schema.Replicas(), clientv3.WithPrefix()),
@@ -145,18 +155,26 @@ func (s *session) look(ctx context.Context, beat bool) error {
 		// The put comes first: the reads then show it.
 		ops = append([]clientv3.Op{clientv3.OpPut(s.key, value, clientv3.WithLease(s.lease))}, ops...)
 	}
-	rctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	rctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	txn, err := s.store.client.Txn(rctx).If(s.mine()).Then(ops...).Commit()
 	switch {
 	case errors.Is(err, rpctypes.ErrLeaseNotFound), err == nil && !txn.Succeeded:
 		s.count(beat, "lost")
 		return fmt.Errorf("%w: the replica key is gone", errLeaseLost)
+	case err != nil && time.Now().After(s.expires):
+		s.count(beat, "lost")
+		return fmt.Errorf("%w: it could not be renewed in time: %w", errLeaseLost, err)
 	case err != nil:
 		s.failed(ctx, beat, err)
 		return nil
 	}
 	s.count(beat, "ok")
+	if beat {
+		if err := s.renew(ctx); err != nil {
+			return err
+		}
+	}
 	if s.silent {
 		s.store.log.Info("heartbeat is written again", "replica", s.m.cfg.ID)
 	}
@@ -259,7 +277,7 @@ func (s *session) campaign(ctx context.Context, cluster string) {
 		s.store.log.Error("owner key cannot be written", "cluster", cluster, "error", err)
 		return
 	}
-	rctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	rctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	txn, err := s.store.client.Txn(rctx).
 		If(s.mine(), clientv3.Compare(clientv3.CreateRevision(key), "=", 0)).

@@ -36,12 +36,17 @@ var (
 	ErrStopped = errors.New("the store is stopped")
 )
 
-// How long one request may take before its outcome is unknown, and how often the store is
-// asked whether it still answers and is still the same.
+// How long a request waits for its answer. One of several servers may be silent while the
+// others work, and the next attempt goes to another; so those that can be repeated without
+// harm are given up soon. A write takes longer, and that its outcome is unknown costs a load.
 const (
-	requestTimeout = 3 * time.Second
-	probeInterval  = time.Second
+	askTimeout   = time.Second     // one key, a heartbeat, an owner key
+	writeTimeout = 2 * time.Second // a transaction of a publish
+	pageTimeout  = 3 * time.Second // a page of a list
 )
+
+// How often the store is asked whether it still answers and is still the same.
+const probeInterval = time.Second
 
 // Config says which store. Exactly one of Embedded and Etcd is set.
 type Config struct {
@@ -211,7 +216,7 @@ func stopError(ctx context.Context, err error) error {
 func (s *Store) Ready() <-chan struct{} { return s.ready }
 
 // Check reports whether the store answers now: nil, or why not. It takes as long as ctx lets
-// it, and three seconds at most.
+// it, and a second at most.
 func (s *Store) Check(ctx context.Context) error {
 	select {
 	case <-s.ready:

@@ -209,7 +209,7 @@ func (t *Term) attempt(ctx context.Context, do func(context.Context) error) erro
 // commit runs one fenced write. After an error other than ErrNotOwner the outcome is unknown,
 // and the next attempt makes sure first.
 func (t *Term) commit(ctx context.Context, ops []clientv3.Op) error {
-	rctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	rctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
 	txn, err := t.store.client.Txn(rctx).If(
 		clientv3.Compare(clientv3.CreateRevision(t.ownKey), "=", t.fence),
@@ -230,7 +230,7 @@ func (t *Term) commit(ctx context.Context, ops []clientv3.Op) error {
 // recover makes sure of what the store holds. It renews the owner key first: whatever this
 // term has sent and is still on its way compares the old one and comes to nothing.
 func (t *Term) recover(ctx context.Context) error {
-	rctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	rctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	value, err := keys.Encode(&storev1.Owner{Replica: t.session.m.cfg.ID})
 	if err != nil {

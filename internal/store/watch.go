@@ -179,7 +179,7 @@ func (w *watcher) identify(ctx context.Context) (string, int64, error) {
 func (s *Store) scan(ctx context.Context, prefix string, rev int64, page func([]*mvccpb.KeyValue)) error {
 	end := clientv3.GetPrefixRangeEnd(prefix)
 	for from := prefix; ; {
-		rctx, cancel := context.WithTimeout(ctx, requestTimeout)
+		rctx, cancel := context.WithTimeout(ctx, pageTimeout)
 		resp, err := s.client.Get(rctx, from, clientv3.WithRange(end), clientv3.WithRev(rev), clientv3.WithLimit(listPage))
 		cancel()
 		if err != nil {
@@ -315,7 +315,7 @@ func (w *watcher) guard(ctx context.Context, end context.CancelCauseFunc) {
 // nudge asks the server to say how far the watch is, because what moved the store's revision
 // may lie outside the federation.
 func (w *watcher) nudge(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	if err := w.store.client.RequestProgress(ctx); err != nil && ctx.Err() == nil {
 		w.store.log.Debug("watch progress could not be asked for", "error", err)

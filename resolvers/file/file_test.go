@@ -196,7 +196,12 @@ func TestABadEditLeavesTheLastList(t *testing.T) {
 		{"empty", func() { put(t, path, "") }, path + ": the file is empty"},
 		{"no services key", func() { put(t, path, "{}\n") }, path + ":1: no services key"},
 		{"a parse error", func() { rename(t, path, "services:\n  - [}\n") }, path + ":2: not YAML"},
-		{"a folder", func() { os.Remove(path); os.Mkdir(path, 0o700) }, "not a regular file"},
+		{"a folder", func() {
+			os.Remove(path)
+			if err := os.Mkdir(path, 0o700); err != nil {
+				t.Fatal(err)
+			}
+		}, "not a regular file"},
 		{"too large", func() {
 			os.Remove(path)
 			put(t, path, "")

@@ -74,7 +74,13 @@ func update(services ...string) catalog.Update {
 		snap := catalog.Snapshot{Source: name, Services: []catalog.Name{{Service: name}}}
 		for _, id := range strings.Fields(ids) {
 			in := &catalog.Instance{ID: catalog.ID{Name: catalog.Name{Service: name}}, Address: "10.0.0.1", Port: 80, Weight: 1}
-			fmt.Sscanf(strings.Replace(id, ":", " ", 1), "%s %d", &in.Instance, &in.Port)
+			if i, port, ok := strings.Cut(id, ":"); ok {
+				id = i
+				if _, err := fmt.Sscan(port, &in.Port); err != nil {
+					panic(err) // a mistake in the test itself
+				}
+			}
+			in.Instance = id
 			snap.Instances = append(snap.Instances, in)
 		}
 		u.Snapshots = append(u.Snapshots, snap)
