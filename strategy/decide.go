@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/farcall/farcall/internal/catalog"
+	"github.com/farcall/farcall/internal/nearest"
 )
 
 // cluster is a member of the federation as one decision sees it.
@@ -102,7 +103,8 @@ func (d *decider) noSuchCluster() error {
 	if !slices.Contains(names, d.in.Caller.Cluster) {
 		names = append(names, d.in.Caller.Cluster)
 	}
-	text := fmt.Sprintf("the federation has no cluster %s: did you mean %q?", quote(d.in.Pin), nearest(d.in.Pin, names))
+	near, _ := nearest.Word(d.in.Pin, names)
+	text := fmt.Sprintf("the federation has no cluster %s: did you mean %q?", quote(d.in.Pin), near)
 	if len(names) <= 10 {
 		text += " Its clusters are " + strings.Join(names, ", ")
 	}

@@ -9,6 +9,8 @@ package strategy
 import (
 	"fmt"
 	"strings"
+
+	"github.com/farcall/farcall/internal/nearest"
 )
 
 // Kind is a cluster strategy in its canonical spelling. The zero value stands for Default.
@@ -68,8 +70,9 @@ func Parse(s string) (Kind, error) {
 	if s == "" {
 		return "", &InputError{BadStrategy, "strategy is empty: want " + accepted}
 	}
+	near, _ := nearest.Word(s, words)
 	return "", &InputError{BadStrategy, fmt.Sprintf("unknown strategy %s: did you mean %q? Accepted are %s",
-		quote(s), nearest(s, words), accepted)}
+		quote(s), near, accepted)}
 }
 
 func (k Kind) valid() bool {

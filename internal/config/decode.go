@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/farcall/farcall/internal/nearest"
 )
 
 // maxValues bounds the values of one file, against a file that is no configuration.
@@ -85,7 +87,11 @@ func (d *decoder) syntax(data string, err error) {
 		return
 	}
 	line, _ := strconv.Atoi(m[1]) // no line stated: 0, which is the first
-	lines := strings.Split(data, "\n")
+	if strings.HasPrefix(m[2], "did not find expected") {
+		line++ // the parser counts these from 0, the scanner's from 1
+	}
+	lines := strings.Split(strings.TrimRight(data, "\n"), "\n")
+	line = min(line, len(lines)) // it may have read on to the end
 	for i := max(line-2, 0); i < min(line+1, len(lines)); i++ {
 		indent := lines[i][:len(lines[i])-len(strings.TrimLeft(lines[i], " \t"))]
 		if strings.Contains(indent, "\t") {
@@ -244,7 +250,7 @@ func (d *decoder) unknown(key *yaml.Node, v reflect.Value, list []field, later [
 			inside = append(inside, f.key)
 		}
 	}
-	if word, ok := nearest(key.Value, keys); ok {
+	if word, ok := nearest.Word(key.Value, keys); ok {
 		d.add(key.Line, at, "unknown key; did you mean %q?", word)
 		d.bad[child(path, word)] = true
 	} else if len(inside) > 0 {

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/farcall/farcall/internal/catalog"
+	"github.com/farcall/farcall/internal/nearest"
 	"github.com/farcall/farcall/strategy"
 )
 
@@ -328,7 +329,7 @@ func (v *validator) strategy(a *Agent) {
 
 // word holds a value to a list of words, spelt exactly.
 func (v *validator) word(at, word string, words, later []string) {
-	switch mended, near := nearest(word, words); {
+	switch mended, near := nearest.Word(word, words); {
 	case slices.Contains(words, word):
 	case slices.Contains(later, word):
 		v.errorf(at, "%q is not supported by this version: want %s", word, quoted(words))

@@ -24,7 +24,7 @@ func stillTerm(t *testing.T) (*Store, *Term) {
 	t.Helper()
 	s, _ := embeddedStore(t, t.TempDir())
 	m := member(s, "a", "east")
-	m.beat = time.Hour
+	m.ttl, m.beat = 2*time.Hour, time.Hour
 	return s, openOffice(t, m).term(t, testkit.Context(t), "east", 1)
 }
 

@@ -138,8 +138,8 @@ func (s *session) renew(ctx context.Context) error {
 }
 
 // look reads who lives and who owns what, writes the heartbeat in the same transaction where
-// it is due, renews the lease then, and acts on what it sees. A store that does not answer is no
-// error as long as the lease must still stand.
+// it is due, acts on what it sees, and renews the lease then. A store that does not answer is
+// no error as long as the lease must still stand.
 func (s *session) look(ctx context.Context, beat bool) error {
 	ops := []clientv3.Op{
 		clientv3.OpGet(s.store.schema.Replicas(), clientv3.WithPrefix()),
@@ -170,17 +170,15 @@ func (s *session) look(ctx context.Context, beat bool) error {
 		return nil
 	}
 	s.count(beat, "ok")
-	if beat {
-		if err := s.renew(ctx); err != nil {
-			return err
-		}
-	}
 	if s.silent {
 		s.store.log.Info("heartbeat is written again", "replica", s.m.cfg.ID)
 	}
 	s.silent = false
 	got := txn.Responses[len(txn.Responses)-2:]
 	s.act(ctx, s.live(got[0].GetResponseRange()), got[1].GetResponseRange())
+	if beat {
+		return s.renew(ctx)
+	}
 	return nil
 }
 
@@ -264,28 +262,34 @@ func (s *session) act(ctx context.Context, live map[string][]string, owners *etc
 			// Ours, though no goroutine has it: the answer to the campaign was lost on the way.
 			s.begin(ctx, c, o.created)
 		case mine && !has:
-			s.campaign(ctx, c)
+			if !s.campaign(ctx, c) {
+				return // the lease is more urgent than asking for the next one
+			}
 		}
 	}
 }
 
-// campaign takes a cluster that has no owner.
-func (s *session) campaign(ctx context.Context, cluster string) {
+// campaign takes a cluster that has no owner. It reports whether the store answered; if it did
+// not, the next look shows how the campaign ended.
+func (s *session) campaign(ctx context.Context, cluster string) bool {
 	key := s.store.schema.Format(keys.Key{Kind: keys.Owner, Cluster: cluster})
 	value, err := keys.Encode(&storev1.Owner{Replica: s.m.cfg.ID})
 	if err != nil {
 		s.store.log.Error("owner key cannot be written", "cluster", cluster, "error", err)
-		return
+		return true
 	}
 	rctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	txn, err := s.store.client.Txn(rctx).
 		If(s.mine(), clientv3.Compare(clientv3.CreateRevision(key), "=", 0)).
 		Then(clientv3.OpPut(key, string(value), clientv3.WithLease(s.lease))).Commit()
-	// An error says nothing of the outcome: the next look will.
-	if err == nil && txn.Succeeded {
+	if err != nil {
+		return false
+	}
+	if txn.Succeeded {
 		s.begin(ctx, cluster, txn.Header.GetRevision())
 	}
+	return true
 }
 
 // begin starts the goroutine of a cluster whose owner key is ours.

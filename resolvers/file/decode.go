@@ -14,6 +14,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/farcall/farcall/internal/catalog"
+	"github.com/farcall/farcall/internal/nearest"
 )
 
 // maxMistakes is how many mistakes are told of one file.
@@ -235,7 +236,8 @@ func (d *decoder) fields(n *yaml.Node, what string, keys []string) (map[string]*
 		case key.Kind != yaml.ScalarNode:
 			d.add(key.Line, "%s: a key must be a word, got %s", what, describe(key))
 		case keys != nil && !slices.Contains(keys, key.Value):
-			d.add(key.Line, "%s: unknown key %.40q, nearest valid key: %q", what, key.Value, nearest(key.Value, keys))
+			near, _ := nearest.Word(key.Value, keys)
+			d.add(key.Line, "%s: unknown key %.40q, nearest valid key: %q", what, key.Value, near)
 		case fields[key.Value] != nil:
 			d.add(key.Line, "%s: key %.40q is set twice, first in line %d", what, key.Value, fields[key.Value].Line)
 		default:
@@ -298,37 +300,4 @@ func describe(n *yaml.Node) string {
 		return "nothing"
 	}
 	return fmt.Sprintf("%.40q", n.Value)
-}
-
-// nearest gives the word that takes the fewest letters to insert, drop or replace to be made
-// of s. Of equally near words it is the first.
-func nearest(s string, words []string) string {
-	best, least := "", math.MaxInt
-	for _, w := range words {
-		if n := distance(strings.ToLower(s), w); n < least {
-			best, least = w, n
-		}
-	}
-	return best
-}
-
-// distance is the Levenshtein distance of the first 64 bytes of a to b.
-func distance(a, b string) int {
-	a = a[:min(len(a), 64)]
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := 1
-			if a[i] == b[j] {
-				cost = 0
-			}
-			diagonal, row[j+1] = row[j+1], min(diagonal+cost, row[j+1]+1, row[j]+1)
-		}
-	}
-	return row[len(b)]
 }
