@@ -5,9 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net/url"
 	"os"
 	"runtime"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -17,23 +20,72 @@ import (
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
-// dial makes a client of an external etcd. It connects in the background.
-func dial(cfg *EtcdConfig, log *slog.Logger) (*clientv3.Client, error) {
+// dial makes a client of an external etcd. It connects in the background, to one of the
+// servers, and to the next where that one does not answer.
+func dial(cfg *EtcdConfig, log *slog.Logger, m *metrics) (*clientv3.Client, error) {
+	turn := &turnstile{endpoints: slices.Clone(cfg.Endpoints), log: log, metrics: m}
+	rand.Shuffle(len(turn.endpoints), func(i, j int) {
+		turn.endpoints[i], turn.endpoints[j] = turn.endpoints[j], turn.endpoints[i]
+	})
 	c, err := clientv3.New(clientv3.Config{
-		Endpoints: cfg.Endpoints,
+		Endpoints: turn.endpoints[:1],
 		TLS:       cfg.TLS,
-		// gRPC's own floor for keep-alives is 10 s; that a silent server is noticed sooner is the
-		// probe's work.
+		// gRPC's own floor for keep-alives is 10 s.
 		DialKeepAliveTime:    10 * time.Second,
 		DialKeepAliveTimeout: 3 * time.Second,
+		DialOptions:          []grpc.DialOption{grpc.WithChainUnaryInterceptor(turn.intercept)},
 		Logger:               quiet(log),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("etcd: %w", err)
 	}
+	turn.client = c
 	return c, nil
+}
+
+// turnstile keeps a client on one server at a time and turns to the next when a request there
+// fails. The client's own way, every request to another server, would let each silent server
+// cost its share of all requests for as long as its connection stands: with three servers, a
+// heartbeat in three.
+type turnstile struct {
+	client    *clientv3.Client // set before the first request
+	endpoints []string
+	log       *slog.Logger
+	metrics   *metrics
+
+	turns atomic.Uint64
+	mu    sync.Mutex // one turn at a time
+}
+
+// intercept is a grpc.UnaryClientInterceptor.
+func (t *turnstile) intercept(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn,
+	invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	turn := t.turns.Load()
+	err := invoke(ctx, method, req, reply, cc, opts...)
+	switch status.Code(err) {
+	case codes.DeadlineExceeded, codes.Unavailable:
+		t.turn(turn)
+	}
+	return err
+}
+
+// turn moves on from where a request failed, unless that has happened meanwhile.
+func (t *turnstile) turn(from uint64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.endpoints) < 2 || t.turns.Load() != from {
+		return
+	}
+	next := t.endpoints[(from+1)%uint64(len(t.endpoints))]
+	t.client.SetEndpoints(next)
+	t.turns.Store(from + 1)
+	t.metrics.turns.Inc()
+	t.log.Debug("turning to another etcd server", "endpoint", next)
 }
 
 // embedded is an etcd server inside this process.

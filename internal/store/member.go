@@ -10,6 +10,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
 // The lease decides how soon a dead replica's clusters are taken over (five seconds at most,
@@ -53,6 +55,8 @@ type Member struct {
 	// For tests; set before Run.
 	ttl  time.Duration
 	beat time.Duration
+
+	left clientv3.LeaseID // that the last session could not give back; Run's alone
 
 	start time.Time
 	tick  atomic.Uint64 // of the last heartbeat sent
@@ -141,7 +145,8 @@ func sessionEnd(ctx context.Context, err error) string {
 // above it, and everything is written anew: readers refuse what is older than they know.
 func (m *Member) RaiseEpoch(cluster string, epoch uint64) {
 	if epoch > maxEpoch {
-		m.store.log.Warn("reported epoch is not believed", "cluster", cluster, "epoch", epoch)
+		m.store.metrics.epochsRefused.Inc()
+		m.store.log.Debug("reported epoch is not believed", "cluster", cluster, "epoch", epoch)
 		return
 	}
 	m.mu.Lock()

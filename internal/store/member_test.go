@@ -98,6 +98,7 @@ func TestHeartbeatCarriesWhatWasConfirmed(t *testing.T) {
 }
 
 func TestClustersAreSharedAndHandedOver(t *testing.T) {
+	t.Parallel()
 	s, _ := embeddedStore(t, t.TempDir())
 	ctx := testkit.Context(t)
 	first, second := loser("east", "a", "b")
@@ -137,6 +138,7 @@ func TestClustersAreSharedAndHandedOver(t *testing.T) {
 }
 
 func TestTakeOverOfADeadReplicasClusters(t *testing.T) {
+	t.Parallel()
 	srv := startServer(t)
 	ctx := testkit.Context(t)
 	first, second := loser("east", "a", "b")
@@ -177,6 +179,7 @@ func TestTakeOverOfADeadReplicasClusters(t *testing.T) {
 }
 
 func TestAHoldThatEndsGivesTheClusterUpAndHasItAgain(t *testing.T) {
+	t.Parallel()
 	s, _ := embeddedStore(t, t.TempDir())
 	epochs := make(chan uint64, 10)
 	testkit.Go(t, "member", func(ctx context.Context) error {
@@ -205,6 +208,7 @@ func TestAHoldThatEndsGivesTheClusterUpAndHasItAgain(t *testing.T) {
 }
 
 func TestTwoReplicasOfOneIDDoNotBothTakePart(t *testing.T) {
+	t.Parallel()
 	s, _ := embeddedStore(t, t.TempDir())
 	ctx := testkit.Context(t)
 	first := openOffice(t, member(s, "twin", "east"))
@@ -245,6 +249,7 @@ func TestEmbeddedStartRevokesWhatACrashLeft(t *testing.T) {
 }
 
 func TestAWipedStoreEndsTermsAndFillsAgainAboveTheOldEpoch(t *testing.T) {
+	t.Parallel()
 	srv := startServer(t)
 	ctx := testkit.Context(t)
 	a := srv.replica(t, t.TempDir())

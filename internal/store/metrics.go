@@ -9,19 +9,21 @@ import (
 // metrics of the store. No label grows with services or instances; cluster names are the
 // configuration's.
 type metrics struct {
-	up           prometheus.Gauge
-	relists      *prometheus.CounterVec // reason
-	watchEntries prometheus.Counter
-	txns         *prometheus.CounterVec // outcome
-	valuesPut    prometheus.Counter
-	valuesGone   prometheus.Counter
-	corrupt      prometheus.Counter
-	refused      prometheus.Counter
-	recoveries   prometheus.Counter
-	heartbeats   *prometheus.CounterVec // outcome
-	sessions     *prometheus.CounterVec // outcome
-	terms        *prometheus.CounterVec // end
-	owned        prometheus.Gauge
+	up            prometheus.Gauge
+	turns         prometheus.Counter
+	relists       *prometheus.CounterVec // reason
+	watchEntries  prometheus.Counter
+	txns          *prometheus.CounterVec // outcome
+	valuesPut     prometheus.Counter
+	valuesGone    prometheus.Counter
+	corrupt       prometheus.Counter
+	refused       prometheus.Counter
+	recoveries    prometheus.Counter
+	epochsRefused prometheus.Counter
+	heartbeats    *prometheus.CounterVec // outcome
+	sessions      *prometheus.CounterVec // outcome
+	terms         *prometheus.CounterVec // end
+	owned         prometheus.Gauge
 }
 
 func newMetrics(reg prometheus.Registerer) (*metrics, error) {
@@ -35,26 +37,28 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		return prometheus.NewGauge(prometheus.GaugeOpts{Name: "farcall_store_" + name, Help: help})
 	}
 	m := &metrics{
-		up:           gauge("up", "1 while the store answers, else 0."),
-		relists:      vec("relists_total", "Lists of the whole federation, by what made them necessary.", "reason"),
-		watchEntries: counter("watch_entries_total", "Entries brought to readers, by list or watch."),
-		txns:         vec("txns_total", "Write transactions of owned clusters, by outcome.", "outcome"),
-		valuesPut:    counter("values_put_total", "Values written for owned clusters."),
-		valuesGone:   counter("values_deleted_total", "Values deleted for owned clusters."),
-		corrupt:      counter("values_corrupt_total", "Values found unreadable when a cluster was loaded; they are written anew."),
-		refused:      counter("instances_refused_total", "Instances that could not be written."),
-		recoveries:   counter("recoveries_total", "Clusters read again because the outcome of a transaction was unknown."),
-		heartbeats:   vec("heartbeats_total", "Heartbeats, by outcome.", "outcome"),
-		sessions:     vec("sessions_total", "Leases of this replica, by how they ended.", "end"),
-		terms:        vec("terms_total", "Terms of ownership, by how they ended.", "end"),
-		owned:        gauge("owned_clusters", "Clusters that this replica owns."),
+		up:            gauge("up", "1 while the store answers, else 0."),
+		turns:         counter("server_turns_total", "Turns from one etcd server to the next because a request failed."),
+		relists:       vec("relists_total", "Lists of the whole federation, by what made them necessary.", "reason"),
+		watchEntries:  counter("watch_entries_total", "Entries brought to readers, by list or watch."),
+		txns:          vec("txns_total", "Write transactions of owned clusters, by outcome.", "outcome"),
+		valuesPut:     counter("values_put_total", "Values written for owned clusters."),
+		valuesGone:    counter("values_deleted_total", "Values deleted for owned clusters."),
+		corrupt:       counter("values_corrupt_total", "Values found unreadable when a cluster was loaded; they are written anew."),
+		refused:       counter("instances_refused_total", "Instances that could not be written."),
+		recoveries:    counter("recoveries_total", "Clusters read again because the outcome of a transaction was unknown."),
+		epochsRefused: counter("epochs_refused_total", "Epochs reported that are too high to be believed."),
+		heartbeats:    vec("heartbeats_total", "Heartbeats, by outcome.", "outcome"),
+		sessions:      vec("sessions_total", "Leases of this replica, by how they ended.", "end"),
+		terms:         vec("terms_total", "Terms of ownership, by how they ended.", "end"),
+		owned:         gauge("owned_clusters", "Clusters that this replica owns."),
 	}
 	if reg == nil {
 		return m, nil
 	}
 	var errs []error
-	for _, c := range []prometheus.Collector{m.up, m.relists, m.watchEntries, m.txns, m.valuesPut, m.valuesGone,
-		m.corrupt, m.refused, m.recoveries, m.heartbeats, m.sessions, m.terms, m.owned} {
+	for _, c := range []prometheus.Collector{m.up, m.turns, m.relists, m.watchEntries, m.txns, m.valuesPut, m.valuesGone,
+		m.corrupt, m.refused, m.recoveries, m.epochsRefused, m.heartbeats, m.sessions, m.terms, m.owned} {
 		errs = append(errs, reg.Register(c))
 	}
 	return m, errors.Join(errs...)

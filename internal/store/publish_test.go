@@ -185,6 +185,7 @@ func TestTakeOverKeepsLayoutAndEpochOfWhatDidNotChange(t *testing.T) {
 }
 
 func TestReadersMissNobodyWhileALargeListChanges(t *testing.T) {
+	t.Parallel()
 	s, _ := embeddedStore(t, t.TempDir())
 	ctx := testkit.Context(t)
 	term := openOffice(t, member(s, "a", "east")).term(t, ctx, "east", 1)
@@ -320,6 +321,7 @@ func TestCorruptValuesAreWrittenAgain(t *testing.T) {
 }
 
 func TestPublishGoesOnWhenTheAnswerWasLost(t *testing.T) {
+	t.Parallel()
 	srv := startServer(t)
 	ctx := testkit.Context(t)
 	a, other := srv.replica(t, ""), srv.replica(t, "")
@@ -393,4 +395,30 @@ func TestPublishEndsWithItsContext(t *testing.T) {
 		t.Errorf("it took %v to give up", took)
 	}
 	a.wire.release()
+}
+
+func TestEveryWriteComparesTheOwnerKey(t *testing.T) {
+	s, term := stillTerm(t)
+	ctx := testkit.Context(t)
+	publish(t, ctx, term, true, one("a"))
+	key := s.schema.Format(keys.Key{Kind: keys.Slice, Cluster: "east", Name: cart})
+	refused := func(when string) {
+		t.Helper()
+		// Past Publish, which the end of the term would stop first.
+		if err := term.commit(ctx, []clientv3.Op{clientv3.OpDelete(key)}); !errors.Is(err, ErrNotOwner) {
+			t.Errorf("%s: a write gives %v, want ErrNotOwner", when, err)
+		}
+		if err := term.recover(ctx); !errors.Is(err, ErrNotOwner) {
+			t.Errorf("%s: renewing the fence gives %v, want ErrNotOwner", when, err)
+		}
+		wantStored(t, s, "east", "cart/0 e1: a")
+	}
+	if _, err := s.client.Delete(ctx, term.ownKey); err != nil {
+		t.Fatal(err)
+	}
+	refused("no owner")
+	if _, err := s.client.Put(ctx, term.ownKey, "another's"); err != nil {
+		t.Fatal(err)
+	}
+	refused("another owner")
 }

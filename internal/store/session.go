@@ -51,6 +51,9 @@ func newSession(m *Member, hold func(context.Context, *Term) error) *session {
 
 // open takes a lease and the replica key.
 func (s *session) open(ctx context.Context) error {
+	if err := s.clear(ctx); err != nil {
+		return err
+	}
 	rctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	sent := time.Now()
@@ -347,7 +350,24 @@ func (s *session) watchOwners(ctx context.Context) {
 func (s *session) revoke(ctx context.Context) {
 	rctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), resignTimeout)
 	defer cancel()
-	if _, err := s.store.client.Revoke(rctx, s.lease); err != nil && !errors.Is(err, rpctypes.ErrLeaseNotFound) {
+	_, err := s.store.client.Revoke(rctx, s.lease)
+	if err != nil && !errors.Is(err, rpctypes.ErrLeaseNotFound) {
+		s.m.left = s.lease
 		s.store.log.Debug("lease is left to expire", "replica", s.m.cfg.ID, "error", err)
 	}
+}
+
+// clear takes back the lease of the session before, if that could not: a store that was away
+// grants every lease its full time again when it comes back.
+func (s *session) clear(ctx context.Context) error {
+	if s.m.left == 0 {
+		return nil
+	}
+	rctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	if _, err := s.store.client.Revoke(rctx, s.m.left); err != nil && !errors.Is(err, rpctypes.ErrLeaseNotFound) {
+		return fmt.Errorf("store: take back the last lease: %w", err)
+	}
+	s.m.left = 0
+	return nil
 }

@@ -170,7 +170,7 @@ func (s *Store) Run(ctx context.Context) error {
 			return stopError(ctx, fmt.Errorf("store: %w", err))
 		}
 	} else {
-		if s.client, err = dial(s.cfg.Etcd, s.log); err != nil {
+		if s.client, err = dial(s.cfg.Etcd, s.log, s.metrics); err != nil {
 			return fmt.Errorf("store: %w", err)
 		}
 		defer s.client.Close()

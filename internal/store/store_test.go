@@ -205,6 +205,7 @@ func TestWatchBringsAListAndThenChanges(t *testing.T) {
 }
 
 func TestWatchTellsHowFarItIsWhenNothingOfOursChanges(t *testing.T) {
+	t.Parallel()
 	s, _ := embeddedStore(t, t.TempDir())
 	r := read(t, s)
 	if _, err := s.client.Put(testkit.Context(t), "/somebody/else", "x"); err != nil {
@@ -262,6 +263,7 @@ func TestCompactionUnderAWatchMakesItListAgainAndSweep(t *testing.T) {
 }
 
 func TestAWipedStoreIsAnotherStore(t *testing.T) {
+	t.Parallel()
 	s, _ := embeddedStore(t, t.TempDir())
 	ctx := testkit.Context(t)
 	if err := s.PutAgent(ctx, &catalogv1.Agent{Cluster: "east", Node: "n"}); err != nil {
@@ -312,6 +314,7 @@ func TestAStoreThatWentBackIsAnotherStoreAndWrittenAnew(t *testing.T) {
 }
 
 func TestAnIDThatCannotBeReadIsReplaced(t *testing.T) {
+	t.Parallel()
 	s, _ := embeddedStore(t, t.TempDir())
 	ctx := testkit.Context(t)
 	key := s.schema.Format(keys.Key{Kind: keys.Store})
@@ -325,6 +328,7 @@ func TestAnIDThatCannotBeReadIsReplaced(t *testing.T) {
 }
 
 func TestFoundingLeavesHigherPoliciesAlone(t *testing.T) {
+	t.Parallel()
 	s, _ := embeddedStore(t, t.TempDir())
 	ctx := testkit.Context(t)
 	key := s.schema.Format(keys.Key{Kind: keys.PoliciesSynced})

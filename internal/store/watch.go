@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/metadata"
 
 	storev1 "github.com/farcall/farcall/api/farcall/store/v1"
 	"github.com/farcall/farcall/internal/keys"
@@ -120,7 +122,10 @@ func (w *watcher) follow(ctx context.Context) error {
 	}
 	w.failed = false
 
-	ctx, cancel := context.WithCancelCause(clientv3.WithRequireLeader(ctx))
+	// The client puts watches of equal metadata on one stream. This one's is its own, so that it
+	// does not come back to the server on which it was stuck because another still waits there.
+	ctx = metadata.AppendToOutgoingContext(clientv3.WithRequireLeader(ctx), "farcall-watch", rand.Text())
+	ctx, cancel := context.WithCancelCause(ctx)
 	guarded := make(chan struct{})
 	go func() {
 		defer close(guarded)
