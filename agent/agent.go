@@ -89,7 +89,7 @@ type Agent struct {
 	log  *slog.Logger
 
 	book    *view.Book
-	intake  *intake.Intake
+	intake  *intake.Intake // nil without registries
 	uplink  *uplink.Uplink
 	tracker *reachability.Tracker
 	apps    *app.Channels
@@ -118,8 +118,10 @@ func New(cfg Config, deps Deps) (*Agent, error) {
 	a.uplink = uplink.New(uplink.Config{Synchronizers: cfg.Synchronizers, Agent: a.record(), File: cfg.ViewFile},
 		uplink.Deps{Log: deps.Log, Metrics: deps.Registry, Listener: a.book})
 	var err error
-	if a.intake, err = intake.New(cfg.Intake, intake.Deps{Log: deps.Log, Metrics: intake.NewMetrics(deps.Registry)}); err != nil {
-		return nil, err
+	if len(cfg.Intake.Registries) > 0 {
+		if a.intake, err = intake.New(cfg.Intake, intake.Deps{Log: deps.Log, Metrics: intake.NewMetrics(deps.Registry)}); err != nil {
+			return nil, err
+		}
 	}
 	if err := a.faces(r); err != nil {
 		return nil, err
@@ -239,7 +241,7 @@ func (a *Agent) drain() {
 
 // resolve reads the own cluster's registries, where the agent has any.
 func (a *Agent) resolve(ctx context.Context) error {
-	if len(a.cfg.Intake.Registries) == 0 {
+	if a.intake == nil {
 		a.read.Store(true)
 		<-ctx.Done()
 		return ctx.Err()

@@ -80,7 +80,7 @@ func (a *admin) only(name string) ([]mirror.Cluster, error) {
 }
 
 func age(c mirror.Cluster) *durationpb.Duration {
-	if c.State == catalog.StateUnknown {
+	if !c.AgeKnown {
 		return nil
 	}
 	return durationpb.New(c.Age)
@@ -111,7 +111,9 @@ func fresh(clusters []mirror.Cluster, limit *durationpb.Duration) error {
 		switch {
 		case c.State == catalog.StateUnknown:
 			word = "was never synced"
-		case c.Age > limit.AsDuration() || c.State == catalog.StateStale && c.Age == 0:
+		case !c.AgeKnown:
+			word = "was not confirmed since this synchronizer started"
+		case c.Age > limit.AsDuration():
 			word = fmt.Sprintf("was last confirmed %s ago", c.Age.Round(time.Millisecond))
 		default:
 			continue

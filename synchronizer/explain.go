@@ -4,12 +4,10 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/types/known/durationpb"
 
 	adminv1 "github.com/farcall/farcall/api/farcall/admin/v1"
 	"github.com/farcall/farcall/internal/catalog"
@@ -89,7 +87,7 @@ func explainTiers(resp *adminv1.ExplainResponse, d strategy.Decision, clusters [
 		}
 		if at := slices.IndexFunc(clusters, func(x mirror.Cluster) bool { return x.Name == c.Instance.Cluster }); at >= 0 {
 			e.ClusterState = clusters[at].State.Proto()
-			e.Age = durationpb.New(clusters[at].Age.Round(time.Millisecond))
+			e.Age = age(clusters[at])
 		}
 		resp.Instances = append(resp.Instances, e)
 	}

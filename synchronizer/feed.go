@@ -24,7 +24,7 @@ type feed struct {
 // Watch streams the federation's entries to one agent until it goes or the synchronizer stops.
 func (f *feed) Watch(req *feedv1.WatchRequest, stream grpc.ServerStreamingServer[feedv1.WatchResponse]) error {
 	if req.GetFederation() != "" && req.GetFederation() != f.s.cfg.Federation {
-		return status.Errorf(codes.FailedPrecondition, "this synchronizer serves federation %q, the reader belongs to %q", f.s.cfg.Federation, req.GetFederation())
+		return wrongFederation(f.s.cfg.Federation, req.GetFederation())
 	}
 	if err := checkNode(req.GetCluster(), req.GetNode()); err != nil {
 		return err
@@ -55,6 +55,7 @@ func (f *feed) Watch(req *feedv1.WatchRequest, stream grpc.ServerStreamingServer
 func (f *feed) Report(stream grpc.ClientStreamingServer[feedv1.ReportRequest, feedv1.ReportResponse]) error {
 	ctx, cancel := f.until(stream.Context())
 	defer cancel()
+	ours := f.s.cfg.Federation
 	seat := (*seat)(nil)
 	defer func() { f.s.roster.leave(seat) }()
 	for {
@@ -64,6 +65,9 @@ func (f *feed) Report(stream grpc.ClientStreamingServer[feedv1.ReportRequest, fe
 			return stream.SendAndClose(&feedv1.ReportResponse{})
 		case err != nil:
 			return err
+		}
+		if theirs := req.GetFederation(); theirs != ours {
+			return wrongFederation(ours, theirs)
 		}
 		if seat == nil {
 			if err := checkNode(req.GetAgent().GetCluster(), req.GetAgent().GetNode()); err != nil {
@@ -77,6 +81,10 @@ func (f *feed) Report(stream grpc.ClientStreamingServer[feedv1.ReportRequest, fe
 			return err
 		}
 	}
+}
+
+func wrongFederation(ours, theirs string) error {
+	return status.Errorf(codes.FailedPrecondition, "this synchronizer serves federation %q, the agent belongs to %q", ours, theirs)
 }
 
 // until derives a context that also ends when the synchronizer stops.

@@ -13,13 +13,6 @@ import (
 	"github.com/farcall/farcall/internal/store"
 )
 
-// What the hub keeps for readers that were away, and how much one message of a snapshot holds.
-const (
-	historyEntries  = 50_000
-	snapshotEntries = 500
-	snapshotBytes   = 1 << 20
-)
-
 // hub follows the store once and serves any number of readers from what it saw: the mirror for
 // people, and for the feed the entries as they are plus a history of changes. No reader can
 // hold it up: each walks the history at its own pace, and one that falls out of it is given a
@@ -35,13 +28,14 @@ type hub struct {
 	storeID  string
 	revision int64 // 0 until the first list is complete
 	entries  map[string]*feedv1.Entry
-	history  []*feedv1.WatchResponse // oldest first; history[0] has number first
-	first    uint64
-	held     int    // entries in history
-	before   int64  // readers that have this revision need all of history
-	life     uint64 // counts stores: a reader of another life starts over
-	pending  map[string]*feedv1.Entry
+	history  history
+	life     uint64                   // counts stores: a reader of another life starts over
+	pending  map[string]*feedv1.Entry // of the list that is under way; nil without one
 	nextID   string
+	// snapshot is what a reader without anything is sent; nil when it has to be made anew.
+	snapshot []*feedv1.WatchResponse
+
+	listed chan struct{} // closed when the first list is complete
 }
 
 var _ store.Sink = (*hub)(nil)
@@ -51,6 +45,7 @@ func newHub(federation string, m *mirror.Mirror, mt *metrics) *hub {
 		federation: federation, mirror: m, metrics: mt,
 		changed: make(chan struct{}),
 		entries: map[string]*feedv1.Entry{},
+		listed:  make(chan struct{}),
 	}
 }
 
@@ -90,10 +85,12 @@ func (h *hub) End(revision int64) {
 	h.metrics.relists.Inc()
 	next := h.pending
 	h.pending = nil
-	if h.nextID != h.storeID || h.revision == 0 {
+	if h.life == 0 {
+		close(h.listed)
+	}
+	if h.nextID != h.storeID || h.life == 0 {
 		h.storeID, h.revision, h.entries = h.nextID, revision, next
-		h.first += uint64(len(h.history))
-		h.history, h.held, h.before = nil, 0, revision
+		h.history.reset(revision)
 		h.life++
 		h.signal()
 		return
@@ -122,34 +119,29 @@ func (h *hub) append(batch []*feedv1.Entry, revision int64) {
 			h.entries[e.GetKey()] = e
 		}
 	}
+	from := h.revision
 	h.revision = max(h.revision, revision)
 	if len(batch) == 0 {
 		return
 	}
-	h.history = append(h.history, &feedv1.WatchResponse{StoreId: h.storeID, Revision: h.revision, Entries: batch})
-	h.held += len(batch)
-	for h.held > historyEntries && len(h.history) > 1 {
-		h.held -= len(h.history[0].GetEntries())
-		h.before = h.history[0].GetRevision()
-		h.history[0] = nil
-		h.history = h.history[1:]
-		h.first++
-	}
+	h.history.push(h.storeID, batch, from, h.revision)
 	h.signal()
 }
 
 // signal wakes all readers. Caller holds mu.
 func (h *hub) signal() {
+	h.snapshot = nil
 	close(h.changed)
 	h.changed = make(chan struct{})
 }
 
 // reader walks the hub's history for one stream. Only its stream uses it.
 type reader struct {
-	h      *hub
-	life   uint64
-	next   uint64 // number of the next batch to send
-	queued []*feedv1.WatchResponse
+	h        *hub
+	life     uint64
+	next     uint64 // number of the next change to look at
+	revision int64  // what the reader has
+	queued   []*feedv1.WatchResponse
 }
 
 // read returns a reader for one that has come to revision of the store storeID; "" and 0 where
@@ -158,17 +150,11 @@ func (h *hub) read(storeID string, revision int64) *reader {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	r := &reader{h: h}
-	if storeID == "" || storeID != h.storeID || revision < h.before {
+	if storeID == "" || storeID != h.storeID || revision < h.history.before {
 		return r // life 0 is nobody's: it starts with a snapshot
 	}
-	r.life = h.life
-	r.next = h.first
-	for _, b := range h.history {
-		if b.GetRevision() > revision {
-			break
-		}
-		r.next++
-	}
+	// A reader that comes from a replica that was ahead of this one gets only what it has not.
+	r.life, r.next, r.revision = h.life, h.history.first, revision
 	return r
 }
 
@@ -201,44 +187,46 @@ func (r *reader) step() (*feedv1.WatchResponse, <-chan struct{}) {
 	h := r.h
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	end := h.history.end()
 	switch {
-	case h.revision == 0:
+	case h.life == 0:
 		return nil, h.changed
-	case r.life != h.life || r.next < h.first:
+	case r.life != h.life || r.next < h.history.first:
 		if r.life == h.life {
 			h.metrics.slowReaders.Inc()
 		}
-		r.life, r.next = h.life, h.first+uint64(len(h.history))
-		r.queued = h.snapshot()
+		r.life, r.next, r.revision = h.life, end, h.revision
+		if h.snapshot == nil {
+			h.snapshot = h.makeSnapshot()
+		}
+		r.queued = h.snapshot
 		return nil, nil
-	case r.next < h.first+uint64(len(h.history)):
-		m := h.history[r.next-h.first]
+	}
+	for ; r.next < end; r.next++ {
+		c := h.history.items[r.next-h.history.first]
+		if c.upTo <= r.revision {
+			continue
+		}
+		r.revision = max(r.revision, c.message.GetRevision())
 		r.next++
-		return m, nil
+		return c.message, nil
 	}
 	return nil, h.changed
 }
 
-// snapshot returns everything as messages. Policies come first, and a cluster's marker after
+// makeSnapshot gives everything as messages. Policies come first, and a cluster's marker after
 // its slices, so that a reader never takes a part of a cluster for the whole. Caller holds mu.
-func (h *hub) snapshot() []*feedv1.WatchResponse {
+func (h *hub) makeSnapshot() []*feedv1.WatchResponse {
 	all := slices.Collect(maps.Values(h.entries))
 	slices.SortFunc(all, func(a, b *feedv1.Entry) int {
 		return strings.Compare(snapshotOrder(a.GetKey()), snapshotOrder(b.GetKey()))
 	})
 	var out []*feedv1.WatchResponse
-	size := 0
-	m := &feedv1.WatchResponse{StoreId: h.storeID, Revision: h.revision, SnapshotBegin: true}
-	for _, e := range all {
-		if len(m.Entries) >= snapshotEntries || size > snapshotBytes {
-			out = append(out, m)
-			m, size = &feedv1.WatchResponse{StoreId: h.storeID, Revision: h.revision}, 0
-		}
-		m.Entries = append(m.Entries, e)
-		size += len(e.GetKey()) + len(e.GetValue())
+	for _, entries := range chunk(all) {
+		out = append(out, &feedv1.WatchResponse{StoreId: h.storeID, Revision: h.revision, Entries: entries})
 	}
-	m.SnapshotEnd = true
-	return append(out, m)
+	out[0].SnapshotBegin, out[len(out)-1].SnapshotEnd = true, true
+	return out
 }
 
 // snapshotOrder maps a key to its place in a snapshot.

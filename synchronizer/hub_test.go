@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/protobuf/proto"
 
 	feedv1 "github.com/farcall/farcall/api/farcall/feed/v1"
 	"github.com/farcall/farcall/internal/keys"
@@ -144,8 +145,63 @@ func TestHubSlowReaderIsListedAgain(t *testing.T) {
 	if !strings.HasPrefix(got, "[ a k0 ") || strings.Count(got, "k99") != 1 {
 		t.Errorf("the slow reader was not given one snapshot: %.60s...", got)
 	}
-	if h.held > historyEntries {
-		t.Errorf("history holds %d entries, cap is %d", h.held, historyEntries)
+	if n := h.history.entries; n > historyEntries {
+		t.Errorf("history holds %d entries, cap is %d", n, historyEntries)
+	}
+}
+
+// A reader that comes from a replica ahead of this one is not taken back.
+func TestHubLaggingReplicaDoesNotRewind(t *testing.T) {
+	h := newTestHub(t)
+	list(h, "s", 100, put("k", 90))
+	r := h.read("s", 200)
+	h.Apply([]store.Entry{{Key: "k", Revision: 150, Deleted: true}}, 150)
+	h.Apply([]store.Entry{put("k", 180)}, 180)
+	wantDrain(t, "what it has already", r, "")
+	h.Apply([]store.Entry{put("j", 201)}, 201)
+	wantDrain(t, "what it has not", r, "j")
+}
+
+// However much changes at once, no message is larger than agents take; a reader that leaves in
+// the middle of a large change comes back for the whole of it.
+func TestHubCutsLargeChanges(t *testing.T) {
+	h := newTestHub(t)
+	list(h, "s", 1, put("k", 1))
+	r := h.read("s", 1)
+	batch := make([]store.Entry, 300)
+	for n := range batch {
+		batch[n] = store.Entry{Key: fmt.Sprintf("x%03d", n), Value: make([]byte, 20<<10), Revision: 2}
+	}
+	h.Apply(batch, 2)
+	seen, last := 0, int64(0)
+	for range 3 {
+		m, _ := r.step()
+		if n := proto.Size(m); n > 2*messageBytes {
+			t.Errorf("a message of %d bytes", n)
+		}
+		seen += len(m.GetEntries())
+		last = m.GetRevision()
+	}
+	if last != 1 || seen >= len(batch) {
+		t.Fatalf("after three messages at revision %d with %d entries: the rest is still to come", last, seen)
+	}
+	again := h.read("s", last)
+	if n := len(strings.Fields(drain(t, again))); n != len(batch) {
+		t.Errorf("back at revision %d it is sent %d entries, want %d", last, n, len(batch))
+	}
+	if again.revision != 2 {
+		t.Errorf("it is at revision %d", again.revision)
+	}
+}
+
+func TestHubHistoryIsBoundedInBytes(t *testing.T) {
+	h := newTestHub(t)
+	list(h, "s", 1, put("k", 1))
+	for rev := int64(2); rev < 1000; rev++ {
+		h.Apply([]store.Entry{{Key: "k", Value: make([]byte, 100<<10), Revision: rev}}, rev)
+	}
+	if n := h.history.bytes; n > historyBytes || n < historyBytes/2 {
+		t.Errorf("history holds %d bytes, cap is %d", n, historyBytes)
 	}
 }
 

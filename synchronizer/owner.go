@@ -18,6 +18,10 @@ import (
 // below the heartbeat's second, so that no heartbeat misses a confirmation.
 const confirmEvery = 500 * time.Millisecond
 
+// confirmWithin is how old the oldest registry's confirmation may be to pass for one of now: the
+// second in which resolvers confirm, and one to spare.
+const confirmWithin = 2 * time.Second
+
 // own is the publishing loop of one cluster: it runs while this replica owns the cluster. The
 // freshness of the cluster comes from here, so a loop that hangs makes the cluster stale even
 // while the process and its connections live.
@@ -127,7 +131,7 @@ func (o *owner) keepUnread(n catalog.Name, l intake.List, w work) store.List {
 // time and nothing waits to be published.
 func (o *owner) confirm() {
 	at, ok := o.intake.Confirmed()
-	if !ok || !o.full || !at.After(o.confirmed) || !o.table.clean() {
+	if !ok || !o.full || !at.After(o.confirmed) || time.Since(at) > confirmWithin || !o.table.clean() {
 		return
 	}
 	o.confirmed = at

@@ -7,7 +7,6 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/proto"
 
 	catalogv1 "github.com/farcall/farcall/api/farcall/catalog/v1"
 	feedv1 "github.com/farcall/farcall/api/farcall/feed/v1"
@@ -32,7 +31,6 @@ type roster struct {
 type seat struct {
 	key         mirror.AgentKey
 	incarnation string
-	record      *catalogv1.Agent // as it was last written to the store
 	revision    int64
 	streams     int // an agent that reconnects may have two for a moment
 }
@@ -98,15 +96,12 @@ func (r *roster) report(ctx context.Context, s *seat, req *feedv1.ReportRequest)
 	}
 	r.mu.Lock()
 	s.revision = req.GetRevision()
-	same := proto.Equal(s.record, a)
 	r.mu.Unlock()
-	if !same {
+	// What counts is what the store holds: a wiped one must be told again.
+	if !r.mirror.HasAgent(a) {
 		if err := r.store.PutAgent(ctx, a); err != nil {
 			return status.Errorf(codes.Unavailable, "store: %v", err)
 		}
-		r.mu.Lock()
-		s.record = a
-		r.mu.Unlock()
 	}
 	for cluster, epoch := range req.GetEpochs() {
 		r.member.RaiseEpoch(cluster, epoch)

@@ -136,7 +136,18 @@ func (s *Synchronizer) Run(ctx context.Context) error {
 		g.Go(func() error { return s.intakes[name].Run(gctx, s.tables[name].put) })
 	}
 	g.Go(func() error { return s.afterStore(gctx, func() error { return s.store.Watch(gctx, s.hub) }) })
-	g.Go(func() error { return s.afterStore(gctx, func() error { return s.member.Run(gctx, s.own) }) })
+	g.Go(func() error {
+		return s.afterStore(gctx, func() error {
+			// An owner keeps what the store holds of registries that it cannot read: it must have
+			// seen that first.
+			select {
+			case <-s.hub.listed:
+				return s.member.Run(gctx, s.own)
+			case <-gctx.Done():
+				return gctx.Err()
+			}
+		})
+	})
 	g.Go(func() error { return s.serveGRPC(gctx) })
 	g.Go(func() error { return s.serveHTTP(gctx) })
 	err := g.Wait()

@@ -102,6 +102,7 @@ func (r *registry) Run(ctx context.Context, out resolvers.Sink) error {
 
 // replica is a Synchronizer under test and a client of it.
 type replica struct {
+	s     *Synchronizer
 	admin adminv1.AdminClient
 	feed  feedv1.FeedClient
 	stop  func()
@@ -132,7 +133,7 @@ func start(t *testing.T, dir string, clusters map[string][]*registry) *replica {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &replica{stop: testkit.Go(t, "synchronizer", s.Run)}
+	r := &replica{s: s, stop: testkit.Go(t, "synchronizer", s.Run)}
 	conn, err := grpc.NewClient(deps.GRPC.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		t.Fatal(err)
@@ -332,7 +333,7 @@ func TestOneAgentPerNode(t *testing.T) {
 		if err != nil {
 			return nil, err
 		}
-		return s, s.Send(&feedv1.ReportRequest{Agent: &catalogv1.Agent{Cluster: "east", Node: "n1", Incarnation: incarnation, Address: "10.0.0.1:1"}})
+		return s, s.Send(&feedv1.ReportRequest{Federation: "test", Agent: &catalogv1.Agent{Cluster: "east", Node: "n1", Incarnation: incarnation, Address: "10.0.0.1:1"}})
 	}
 	connected := func(want bool) func() error {
 		return func() error {
@@ -364,7 +365,7 @@ func TestOneAgentPerNode(t *testing.T) {
 		t.Fatal(err)
 	}
 	testkit.Eventually(t, ctx, "a successor takes the place", connected(true))
-	if err := third.Send(&feedv1.ReportRequest{Leaving: true, Agent: &catalogv1.Agent{Cluster: "east", Node: "n1", Incarnation: "i3", Address: "10.0.0.1:1"}}); err != nil {
+	if err := third.Send(&feedv1.ReportRequest{Federation: "test", Leaving: true, Agent: &catalogv1.Agent{Cluster: "east", Node: "n1", Incarnation: "i3", Address: "10.0.0.1:1"}}); err != nil {
 		t.Fatal(err)
 	}
 	testkit.Eventually(t, ctx, "it takes its record back", func() error {
@@ -374,6 +375,16 @@ func TestOneAgentPerNode(t *testing.T) {
 		}
 		return err
 	})
+	foreign, err := r.feed.Report(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := foreign.Send(&feedv1.ReportRequest{Federation: "other", Agent: &catalogv1.Agent{Cluster: "east", Node: "n2", Incarnation: "i1", Address: "10.0.0.1:1"}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := foreign.CloseAndRecv(); status.Code(err) != codes.FailedPrecondition {
+		t.Errorf("an agent of another federation: %v", err)
+	}
 	for name, a := range map[string]*catalogv1.Agent{
 		"no incarnation": {Cluster: "east", Node: "n1", Address: "10.0.0.1:1"},
 		"bad address":    {Cluster: "east", Node: "n1", Incarnation: "i", Address: "10.0.0.1"},
@@ -384,12 +395,46 @@ func TestOneAgentPerNode(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := s.Send(&feedv1.ReportRequest{Agent: a}); err != nil {
+		if err := s.Send(&feedv1.ReportRequest{Federation: "test", Agent: a}); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := s.CloseAndRecv(); status.Code(err) != codes.InvalidArgument {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// A record that the store lost comes back with the agent's next report.
+func TestAgentRecordComesBack(t *testing.T) {
+	r := start(t, t.TempDir(), nil)
+	ctx := testkit.Context(t)
+	say := &feedv1.ReportRequest{Federation: "test", Agent: &catalogv1.Agent{Cluster: "east", Node: "n1", Incarnation: "i1", Address: "10.0.0.9:50002"}}
+	s, err := r.feed.Report(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	listed := func(want int) func() error {
+		return func() error {
+			if want > 0 {
+				if err := s.Send(say); err != nil {
+					return err
+				}
+			}
+			list, err := r.admin.ListAgents(ctx, &adminv1.ListAgentsRequest{})
+			if err == nil && len(list.GetAgents()) != want {
+				err = fmt.Errorf("%v", list)
+			}
+			return err
+		}
+	}
+	testkit.Eventually(t, ctx, "listed", listed(1))
+	if err := r.s.store.DeleteAgent(ctx, "east", "n1", "i1"); err != nil {
+		t.Fatal(err)
+	}
+	testkit.Eventually(t, ctx, "lost", listed(0))
+	testkit.Eventually(t, ctx, "listed again", listed(1))
+	if _, err := s.CloseAndRecv(); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -418,7 +463,7 @@ func TestWipedStoreGoesAboveWhatAgentsRemember(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Send(&feedv1.ReportRequest{Epochs: map[string]uint64{"east": 41}, Agent: &catalogv1.Agent{Cluster: "east", Node: "n1", Incarnation: "i1", Address: "10.0.0.1:1"}}); err != nil {
+	if err := s.Send(&feedv1.ReportRequest{Federation: "test", Epochs: map[string]uint64{"east": 41}, Agent: &catalogv1.Agent{Cluster: "east", Node: "n1", Incarnation: "i1", Address: "10.0.0.1:1"}}); err != nil {
 		t.Fatal(err)
 	}
 	testkit.Eventually(t, ctx, "the epoch is above", func() error {

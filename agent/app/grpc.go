@@ -57,6 +57,7 @@ func (c *Channels) deliverGRPC(ctx context.Context, e Endpoint, r *invoke.Reques
 			return nil, e
 		}
 		if from.Addr == nil {
+			c.grpc.GiveUp(conn)
 			return nil, invoke.NotDispatched(invoke.ReasonAppDown, "application %s does not take connections: %s", r.Service, status.Convert(err).Message())
 		}
 		return nil, invoke.OutcomeUnknown("application %s at %s: %s", r.Service, e.hostPort(), status.Convert(err).Message())

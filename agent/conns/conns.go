@@ -94,6 +94,16 @@ func (p *Pool) Release(c *Conn) {
 	}
 }
 
+// GiveUp says that a call learnt from this connection that the address does not answer: the next
+// call dials afresh. gRPC tells a call so a moment before it tells the connection's state.
+func (p *Pool) GiveUp(c *Conn) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !c.retired {
+		p.retire(c)
+	}
+}
+
 // Close ends all connections, and the calls on them.
 func (p *Pool) Close() {
 	p.mu.Lock()

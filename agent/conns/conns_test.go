@@ -48,6 +48,27 @@ func ping(ctx context.Context, p *Pool, addr string) codes.Code {
 	return status.Code(c.Invoke(ctx, "/a/b", &emptypb.Empty{}, &emptypb.Empty{}))
 }
 
+func TestGiveUpDialsAfresh(t *testing.T) {
+	l := listen(t, "127.0.0.1:0")
+	server(t, l)
+	p := pool(t, Config{})
+	first, err := p.Acquire(l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.GiveUp(first)
+	p.GiveUp(first)
+	next, err := p.Acquire(l.Addr().String())
+	if err != nil || next == first || p.Size() != 1 {
+		t.Errorf("the connection that was given up is used again: %v", err)
+	}
+	if got := status.Code(first.Invoke(testkit.Context(t), "/a/b", &emptypb.Empty{}, &emptypb.Empty{})); got != codes.Unimplemented {
+		t.Errorf("a call under way on it ended with %v", got)
+	}
+	p.Release(first)
+	p.Release(next)
+}
+
 func TestOneConnectionPerAddress(t *testing.T) {
 	l := listen(t, "127.0.0.1:0")
 	server(t, l)

@@ -15,7 +15,6 @@ import (
 
 	feedv1 "github.com/farcall/farcall/api/farcall/feed/v1"
 	"github.com/farcall/farcall/internal/datadir"
-	"github.com/farcall/farcall/internal/mirror"
 )
 
 // The file is magic, generation (8 bytes, big endian), SHA-256 of what follows, and one
@@ -87,16 +86,20 @@ func (u *Uplink) load() {
 
 // keepSaved writes the view after changes, at most once in saveEvery, and when ctx is done.
 func (u *Uplink) keepSaved(ctx context.Context) error {
-	for {
-		select {
-		case <-ctx.Done():
-			return errors.Join(ctx.Err(), u.save())
-		case <-u.dirty:
-		}
+	save := func() {
 		if err := u.save(); err != nil {
 			u.metrics.saveErrors.Inc()
 			u.log.Warn("the view could not be saved", "file", u.cfg.File, "error", err)
 		}
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			save()
+			return ctx.Err()
+		case <-u.dirty:
+		}
+		save()
 		pause := time.NewTimer(saveEvery)
 		select {
 		case <-pause.C:
@@ -112,12 +115,10 @@ func (u *Uplink) save() error {
 	if m == nil {
 		return nil // there is nothing yet, and an old file is better than none
 	}
-	entries, err := m.Save()
+	id, rev, entries, err := m.Save(time.Now())
 	if err != nil {
 		return fmt.Errorf("save view: %w", err)
 	}
-	mirror.SortEntries(entries)
-	id, rev := m.Position()
 	u.saves++
 	b, err := encodeView(u.saves, &feedv1.WatchResponse{StoreId: id, Revision: rev, Entries: entries, Federation: *u.federation.Load()})
 	if err != nil {

@@ -96,8 +96,8 @@ func New(cfg Config, deps Deps) *Uplink {
 func (u *Uplink) Connected() bool { return u.connected.Load() }
 
 // Run loads the last view and then follows the feed until ctx is done, when it takes back the
-// agent's record, saves the view and returns ctx.Err(). A synchronizer that cannot be reached is
-// tried again for ever. It returns earlier only where the agent is in the wrong federation.
+// agent's record, saves the view and returns ctx.Err(). A synchronizer that cannot be reached, or
+// serves another federation, is tried again for ever.
 func (u *Uplink) Run(ctx context.Context) error {
 	u.load()
 	g, gctx := errgroup.WithContext(ctx)
@@ -127,9 +127,6 @@ func (u *Uplink) follow(ctx context.Context) error {
 		u.connected.Store(false)
 		if ctx.Err() != nil {
 			break
-		}
-		if errors.Is(err, errFederation) {
-			return err
 		}
 		u.metrics.disconnects.Inc()
 		if word := fmt.Sprint(address, err); word != told {
@@ -165,39 +162,48 @@ func (u *Uplink) session(ctx context.Context, address string) error {
 	}
 	defer func() { _ = conn.Close() }() // nothing is lost with a connection that is given up
 	client := feedv1.NewFeedClient(conn)
-	// The report goes first on its way down: when it is refused (another agent has this place),
-	// the feed is not taken either. It outlives ctx by the time of a goodbye.
+	// The agent says nothing of itself before it knows that it is in the right federation. When
+	// its report is refused (another agent has this place), the feed is left too.
+	joined := make(chan struct{})
 	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return u.watch(gctx, client, address) })
-	g.Go(func() error { return u.report(gctx, ctx, client) })
+	g.Go(func() error { return u.watch(gctx, client, address, joined) })
+	g.Go(func() error {
+		select {
+		case <-joined:
+			return u.report(gctx, ctx, client)
+		case <-gctx.Done():
+			return gctx.Err()
+		}
+	})
 	return g.Wait()
 }
 
-// watch applies one stream of the feed.
-func (u *Uplink) watch(ctx context.Context, client feedv1.FeedClient, address string) error {
+// watch applies one stream of the feed; it closes joined when the stream is known to be of the
+// agent's own federation.
+func (u *Uplink) watch(ctx context.Context, client feedv1.FeedClient, address string, joined chan<- struct{}) error {
 	req := &feedv1.WatchRequest{Cluster: u.cfg.Agent.GetCluster(), Node: u.cfg.Agent.GetNode()}
 	if f := u.federation.Load(); f != nil {
 		req.Federation = *f
-		req.StoreId, req.Revision = u.mirror.Load().Position()
+		m := u.mirror.Load()
+		m.Abandon() // a snapshot that the last stream did not end
+		req.StoreId, req.Revision = m.Position()
 	}
 	stream, err := client.Watch(ctx, req)
 	if err != nil {
 		return err
 	}
-	for {
+	for first := true; ; first = false {
 		m, err := stream.Recv()
 		if err != nil {
 			return err
 		}
-		if f := m.GetFederation(); f != "" {
-			if err := u.join(f); err != nil {
-				return fmt.Errorf("synchronizer %s: %w", address, err)
+		if first {
+			if err := u.join(m.GetFederation()); err != nil {
+				return err
 			}
+			close(joined)
 			u.connected.Store(true)
-			u.log.Info("feed is up", "synchronizer", address, "federation", f, "rev", m.GetRevision())
-		}
-		if u.mirror.Load() == nil {
-			return errors.New("the feed's first message names no federation")
+			u.log.Info("feed is up", "synchronizer", address, "federation", m.GetFederation(), "rev", m.GetRevision())
 		}
 		u.apply(m)
 	}
@@ -258,6 +264,8 @@ func (u *Uplink) report(session, life context.Context, client feedv1.FeedClient)
 	if err != nil {
 		return err
 	}
+	// A synchronizer that does not read must not hold up a goodbye, or the next synchronizer.
+	defer context.AfterFunc(session, func() { time.AfterFunc(leaveWithin, cancel) })()
 	ended := make(chan error, 1)
 	go func() {
 		// The server answers only to refuse, or when all is said.
@@ -276,7 +284,7 @@ func (u *Uplink) report(session, life context.Context, client feedv1.FeedClient)
 		case <-tick.C:
 		case <-session.Done():
 			if life.Err() != nil {
-				u.leave(stream, cancel, ended)
+				u.leave(stream, ended)
 			} else {
 				cancel()
 				<-ended
@@ -287,21 +295,17 @@ func (u *Uplink) report(session, life context.Context, client feedv1.FeedClient)
 }
 
 func (u *Uplink) reportNow(leaving bool) *feedv1.ReportRequest {
-	r := &feedv1.ReportRequest{Agent: u.cfg.Agent, Leaving: leaving}
-	if m := u.mirror.Load(); m != nil {
-		r.StoreId, r.Revision = m.Position()
-		r.Epochs = map[string]uint64{}
-		for _, c := range m.Clusters(time.Now()) {
-			r.Epochs[c.Name] = c.Epoch
-		}
+	m := u.mirror.Load() // there is one: the agent reports only once it has joined
+	r := &feedv1.ReportRequest{Agent: u.cfg.Agent, Leaving: leaving, Federation: *u.federation.Load(), Epochs: map[string]uint64{}}
+	r.StoreId, r.Revision = m.Position()
+	for _, c := range m.Clusters(time.Now()) {
+		r.Epochs[c.Name] = c.Epoch
 	}
 	return r
 }
 
-// leave takes the record back, without waiting longer than leaveWithin.
-func (u *Uplink) leave(stream grpc.ClientStreamingClient[feedv1.ReportRequest, feedv1.ReportResponse], cancel func(), ended <-chan error) {
-	limit := time.AfterFunc(leaveWithin, cancel)
-	defer limit.Stop()
+// leave takes the record back. The stream's context ends it where nobody answers.
+func (u *Uplink) leave(stream grpc.ClientStreamingClient[feedv1.ReportRequest, feedv1.ReportResponse], ended <-chan error) {
 	if err := stream.Send(u.reportNow(true)); err == nil {
 		_ = stream.CloseSend() // the answer tells whether it arrived
 	}

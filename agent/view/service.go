@@ -78,6 +78,9 @@ func planIndex(k strategy.Kind) int {
 // inherited says that the strategy was not named by the call itself. The error is a
 // *strategy.InputError.
 func (s *Service) Plan(kind strategy.Kind, inherited bool, pin string) (*Plan, error) {
+	if kind == "" {
+		kind = strategy.Default
+	}
 	if pin == "" {
 		at := &s.plain[planIndex(kind)]
 		if p := at.Load(); p != nil {
@@ -173,7 +176,7 @@ func (s *Service) measure(down map[string]struct{}) {
 		switch {
 		case isDown(c):
 			lost[c.Instance.Cluster] = true
-		case c.Undialable == "":
+		case c.Undialable == "" && c.Instance.Health.Serving() && c.Instance.Weight > 0:
 			up[c.Instance.Cluster] = true
 		}
 	}

@@ -45,7 +45,8 @@ type Book struct {
 	mu       sync.Mutex
 	mirror   *mirror.Mirror
 	local    map[catalog.Name]intake.List
-	complete bool // the own registries were all read
+	complete bool            // the own registries were all read
+	unread   map[string]bool // own registries that were not read yet; nil before any word of them
 	index    *reach.Index
 	clusters map[string]strategy.ClusterInfo // immutable
 	known    bool                            // clusters is the whole federation
@@ -97,14 +98,21 @@ func (b *Book) Local(ch intake.Change) {
 			b.local[n] = l
 		}
 	}
-	if ch.Complete != b.complete {
-		b.complete = ch.Complete
+	unread := map[string]bool{}
+	for _, r := range ch.Registries {
+		if !r.Complete {
+			unread[r.Name] = true
+		}
+	}
+	if ch.Complete != b.complete || !maps.Equal(unread, b.unread) {
+		b.complete, b.unread = ch.Complete, unread
 		b.learnClusters()
+		b.findAllOwn()
 		b.remakeAll()
 		return
 	}
 	if len(ch.Services) > 0 {
-		b.findOwn(maps.Keys(ch.Services))
+		b.findOwn(*b.own.Load(), maps.Keys(ch.Services))
 	}
 	for n := range ch.Services {
 		b.remake(n)
@@ -128,11 +136,12 @@ func (b *Book) Changed(ch mirror.Changes) {
 		b.known = b.known || revision > 0
 		b.index = reach.NewIndex(b.mirror.Agents())
 		b.learnClusters()
+		b.findAllOwn()
 		b.remakeAll()
 		return
 	}
 	if !b.cfg.HasRegistry || !b.complete {
-		b.findOwn(maps.Keys(ch.Services))
+		b.findOwn(*b.own.Load(), maps.Keys(ch.Services))
 	}
 	for n := range ch.Services {
 		b.remake(n)
@@ -169,6 +178,13 @@ func (b *Book) learnClusters() {
 
 // remakeAll makes every Service anew that was asked for. Caller holds mu.
 func (b *Book) remakeAll() {
+	for n := range *b.services.Load() {
+		b.remake(n)
+	}
+}
+
+// findAllOwn notes anew which instances are of this agent's own node. Caller holds mu.
+func (b *Book) findAllOwn() {
 	names := map[catalog.Name]struct{}{}
 	for n := range b.local {
 		names[n] = struct{}{}
@@ -178,11 +194,7 @@ func (b *Book) remakeAll() {
 			names[n] = struct{}{}
 		}
 	}
-	b.own.Store(&map[catalog.Name][]*catalog.Instance{})
-	b.findOwn(maps.Keys(names))
-	for n := range *b.services.Load() {
-		b.remake(n)
-	}
+	b.findOwn(nil, maps.Keys(names))
 }
 
 // remake makes one Service anew if somebody asked for it. Caller holds mu.
@@ -192,16 +204,25 @@ func (b *Book) remake(n catalog.Name) {
 	}
 }
 
-// localList is the own cluster's list: its registries' where they were read, else what the
-// synchronizer holds of it. Caller holds mu.
+// localList is the own cluster's list: its registries' where they were read, and what the
+// synchronizer holds of those that were not. Caller holds mu.
 func (b *Book) localList(n catalog.Name) (list []*catalog.Instance, known bool) {
-	if l, ok := b.local[n]; ok || b.complete && b.cfg.HasRegistry {
+	l, ok := b.local[n]
+	if b.mirror == nil || b.complete && b.cfg.HasRegistry {
 		return l.Instances, ok
 	}
-	if b.mirror == nil {
-		return nil, false
+	held, known := b.mirror.Instances(b.cfg.Self.Cluster, n)
+	if !b.cfg.HasRegistry || b.unread == nil {
+		return held, known
 	}
-	return b.mirror.Instances(b.cfg.Self.Cluster, n)
+	list = slices.Clone(l.Instances)
+	for _, i := range held {
+		if b.unread[i.Registry] && !slices.ContainsFunc(l.Instances, func(o *catalog.Instance) bool { return o.ID == i.ID }) {
+			list = append(list, i)
+		}
+	}
+	catalog.SortInstances(list)
+	return list, ok || known
 }
 
 // make builds a Service; old, which may be nil, hands on what was measured of its instances.
@@ -268,9 +289,14 @@ func (b *Book) Port(i *catalog.Instance) int {
 	return b.cfg.Ports[i.Name]
 }
 
-// findOwn notes which instances of these names are of this agent's own node. Caller holds mu.
-func (b *Book) findOwn(names func(func(catalog.Name) bool)) {
-	next := maps.Clone(*b.own.Load())
+// findOwn notes which instances of these names are of this agent's own node, beside those of
+// other names in have. Readers see the old notes or the new ones, and nothing between. Caller
+// holds mu.
+func (b *Book) findOwn(have map[catalog.Name][]*catalog.Instance, names func(func(catalog.Name) bool)) {
+	next := maps.Clone(have)
+	if next == nil {
+		next = map[catalog.Name][]*catalog.Instance{}
+	}
 	for n := range names {
 		delete(next, n)
 		list, _ := b.localList(n)

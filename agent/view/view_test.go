@@ -213,6 +213,83 @@ func TestUnreachableRelays(t *testing.T) {
 	r.want(strategy.ExternalFirst, "*: w1 w2 | local: l")
 }
 
+// An agent that starts while one of its registries is down does not take its silence for an
+// empty list.
+func TestRegistryThatWasNotReadYet(t *testing.T) {
+	r := newRig(t, true)
+	held := instances("east", "c1@n1", "f1@n1", "f2@n1")
+	held[0].Registry, held[1].Registry, held[2].Registry = "consul", "file", "file"
+	v := &storev1.Slice{Cluster: "east", Namespace: "default", Service: "cart", Epoch: 1, Seq: 9}
+	for _, i := range held {
+		v.Instances = append(v.Instances, i.Proto())
+	}
+	r.feed(r.entry(keys.Key{Kind: keys.Slice, Cluster: "east", Name: cart}, v), r.synced("east"))
+	ch := local(false, "f1@n1")
+	ch.Registries = []catalog.RegistryStatus{{Name: "file", Complete: true}, {Name: "consul"}}
+	r.b.Local(ch)
+	r.want(strategy.LocalOnly, "local: c1 f1")
+	if _, ok := r.b.Own(held[0].ID); !ok {
+		t.Error("the unread registry's instance is not own any more")
+	}
+	ch = local(true, "f1@n1")
+	ch.Registries = []catalog.RegistryStatus{{Name: "file", Complete: true}, {Name: "consul", Complete: true}}
+	r.b.Local(ch)
+	r.want(strategy.LocalOnly, "local: f1")
+}
+
+func TestOwnIsNeverBlank(t *testing.T) {
+	r := newRig(t, true)
+	r.b.Local(local(true, "a@n1"))
+	r.feed(r.synced("east"))
+	id := catalog.ID{Cluster: "east", Name: cart, Instance: "a"}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for n := range 300 {
+			r.b.Reachable(map[string]struct{}{fmt.Sprint("10.9.9.9:", n+1): {}})
+			r.change(r.agent("west", fmt.Sprint("x", n), "10.1.0.1:1"))
+		}
+	}()
+	for {
+		if _, ok := r.b.Own(id); !ok {
+			t.Fatal("an own instance vanished while others changed")
+		}
+		select {
+		case <-done:
+			return
+		default:
+		}
+	}
+}
+
+// Instances that take no calls do not make their cluster reachable.
+func TestUnreachableClusterWithDrainingRest(t *testing.T) {
+	r := newRig(t, true)
+	r.b.Local(local(true, "l@n1"))
+	v := &storev1.Slice{Cluster: "west", Namespace: "default", Service: "cart", Epoch: 1, Seq: 9}
+	list := instances("west", "w1@x", "w2@y")
+	list[1].Health = catalog.Draining
+	for _, i := range list {
+		v.Instances = append(v.Instances, i.Proto())
+	}
+	r.feed(r.entry(keys.Key{Kind: keys.Slice, Cluster: "west", Name: cart}, v), r.agent("west", "x", "10.1.0.1:1"), r.agent("west", "y", "10.1.0.2:1"), r.synced("east"), r.synced("west"))
+	r.b.Reachable(map[string]struct{}{"10.1.0.1:1": {}})
+	if got := r.tiers(strategy.Broadcast); !strings.Contains(got, "UNREACHABLE") {
+		t.Errorf("broadcast: %q", got)
+	}
+}
+
+func TestNoStrategyIsTheDefault(t *testing.T) {
+	r := newRig(t, true)
+	r.b.Local(local(true, "a@n1"))
+	for _, kind := range []strategy.Kind{"", strategy.Any, ""} {
+		p, err := r.b.Service(cart).Plan(kind, true, "")
+		if want := map[strategy.Kind]strategy.Kind{"": strategy.Default, strategy.Any: strategy.Any}[kind]; err != nil || p.Decision.Strategy != want {
+			t.Errorf("%q: %v %v", kind, p.Decision.Strategy, err)
+		}
+	}
+}
+
 func TestLoadOutlivesTheService(t *testing.T) {
 	r := newRig(t, true)
 	r.b.Local(local(true, "a@n1"))

@@ -189,8 +189,11 @@ func (m *Mirror) applySynced(now time.Time, k keys.Key, e *feedv1.Entry, ch *Cha
 		return
 	}
 	c := m.cluster(k.Cluster, ch)
-	c.syncedSeen = m.generation
 	c.highest = max(c.highest, v.GetEpoch())
+	counts := v.GetEpoch() > c.vouchAbove
+	if counts {
+		c.syncedSeen = m.generation
+	}
 	if !c.everSynced {
 		c.everSynced = true
 		ch.Clusters = true
@@ -198,7 +201,7 @@ func (m *Mirror) applySynced(now time.Time, k keys.Key, e *feedv1.Entry, ch *Cha
 			c.confirmedAt = now // seen being written: its owner has read the registries just now
 		}
 	}
-	if c.sweepOwed && !m.listing {
+	if counts && c.sweepOwed && !m.listing {
 		m.sweep(c, ch)
 	}
 }
@@ -211,6 +214,17 @@ func (m *Mirror) applyReplica(now time.Time, e *feedv1.Entry) {
 	}
 	var v storev1.Replica
 	if !m.decode(e, &v) {
+		return
+	}
+	r := m.replicas[v.GetId()]
+	moved := r == nil || v.GetTick() > r.tick
+	if r == nil {
+		// When it last moved cannot be told; its key lives no longer than its lease, a few seconds.
+		r = &replica{}
+		m.replicas[v.GetId()] = r
+	}
+	r.tick, r.generation = max(r.tick, v.GetTick()), m.generation
+	if !moved {
 		return
 	}
 	for name, confirmed := range v.GetConfirmed() {
@@ -237,7 +251,7 @@ func (m *Mirror) applyAgent(k keys.Key, e *feedv1.Entry, ch *Changes) {
 		return
 	}
 	if a := m.agents[key]; a != nil {
-		a.generation = m.generation
+		a.generation, a.inherited = m.generation, false
 	}
 	var v catalogv1.Agent
 	if !m.decode(e, &v) {

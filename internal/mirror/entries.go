@@ -25,7 +25,7 @@ func (l *entryList) add(key string, v proto.Message) {
 	l.entries = append(l.entries, &feedv1.Entry{Key: key, Value: b})
 }
 
-// SortEntries orders entries by key, so that the same mirror is saved as the same bytes.
-func SortEntries(entries []*feedv1.Entry) {
+// sortEntries orders entries by key, so that the same mirror is saved as the same bytes.
+func sortEntries(entries []*feedv1.Entry) {
 	slices.SortFunc(entries, func(a, b *feedv1.Entry) int { return cmp.Compare(a.GetKey(), b.GetKey()) })
 }

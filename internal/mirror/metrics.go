@@ -37,7 +37,9 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 // Collect implements prometheus.Collector.
 func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	for _, cl := range c.m.Clusters(c.now()) {
-		ch <- prometheus.MustNewConstMetric(ageDesc, prometheus.GaugeValue, cl.Age.Seconds(), cl.Name)
+		if cl.AgeKnown {
+			ch <- prometheus.MustNewConstMetric(ageDesc, prometheus.GaugeValue, cl.Age.Seconds(), cl.Name)
+		}
 		ch <- prometheus.MustNewConstMetric(stateDesc, prometheus.GaugeValue, 1, cl.Name, cl.State.String())
 		ch <- prometheus.MustNewConstMetric(instancesDesc, prometheus.GaugeValue, float64(cl.Instances), cl.Name)
 	}

@@ -10,7 +10,9 @@
 //   - a value must say of itself what its key says; else the last good one stays;
 //   - the values of a key are ordered by (epoch, seq) and never go back;
 //   - after a list, what it did not name is swept, but of a cluster whose `synced` marker is not
-//     in that store yet nothing is swept: a store that is being refilled empties nobody;
+//     in that store yet nothing is swept: a store that is being refilled empties nobody. In a
+//     store that is another than before, only a marker above all that was known of the cluster
+//     counts: that of a restored backup vouches for the past;
 //   - a heartbeat that stops moving makes a cluster stale; it removes nothing.
 package mirror
 
@@ -40,13 +42,15 @@ type Mirror struct {
 	// mu guards all below. The one writer holds it while it changes them; lists that were
 	// handed out are never changed afterwards.
 	mu         sync.RWMutex
-	storeID    string
+	storeID    string // of the last complete list
 	revision   int64
 	generation uint64 // counts lists; an entry confirmed by the running one carries it
 	listing    bool
-	otherStore bool // the running list is of another store than the one before
+	nextID     string // of the running list
+	otherStore bool   // the running list is of another store than the last complete one
 	clusters   map[string]*cluster
 	agents     map[AgentKey]*agent
+	replicas   map[string]*replica
 	refused    map[Refusal]uint64
 	dirty      map[*service]struct{} // whose list is to be made anew before mu is released
 }
@@ -60,6 +64,13 @@ type AgentKey struct {
 type agent struct {
 	record     *catalogv1.Agent
 	generation uint64
+	inherited  bool // known from a store before this one, which has not got it yet
+}
+
+// replica is the last heartbeat seen of a synchronizer.
+type replica struct {
+	tick       uint64
+	generation uint64
 }
 
 type cluster struct {
@@ -68,7 +79,8 @@ type cluster struct {
 	services    map[catalog.Name]*service
 	everSynced  bool
 	syncedSeen  uint64 // generation of the last sight of the synced marker
-	sweepOwed   bool   // a list ended without this cluster's marker
+	sweepOwed   bool   // a list ended without a marker of this cluster that counts
+	vouchAbove  uint64 // a marker counts only above this epoch
 	highest     uint64 // highest epoch seen of it
 	confirmedAt time.Time
 }
@@ -103,6 +115,7 @@ func New(schema keys.Schema) *Mirror {
 		schema:   schema,
 		clusters: map[string]*cluster{},
 		agents:   map[AgentKey]*agent{},
+		replicas: map[string]*replica{},
 		refused:  map[Refusal]uint64{},
 		dirty:    map[*service]struct{}{},
 	}
@@ -130,14 +143,31 @@ func (c *Changes) service(n catalog.Name) {
 	c.Services[n] = struct{}{}
 }
 
-// Begin says that a list of the store with this id follows.
+// Begin says that a list of the store with this id follows. A list that was begun before and
+// not ended is forgotten: what it named stays, and it sweeps nothing.
 func (m *Mirror) Begin(storeID string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.nextID = storeID
 	m.otherStore = storeID != m.storeID
-	m.storeID = storeID
 	m.generation++
 	m.listing = true
+	if !m.otherStore {
+		return
+	}
+	for _, c := range m.clusters {
+		c.vouchAbove = c.highest
+	}
+	for _, a := range m.agents {
+		a.inherited = true
+	}
+}
+
+// Abandon forgets a list that was begun and will not be ended.
+func (m *Mirror) Abandon() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.listing = false
 }
 
 // Apply takes entries in the store's order and brings the mirror to revision. now is the
@@ -166,7 +196,7 @@ func (m *Mirror) End(revision int64) Changes {
 		return ch
 	}
 	m.listing = false
-	m.revision = revision
+	m.storeID, m.revision = m.nextID, revision
 	for name, c := range m.clusters {
 		switch {
 		case c.syncedSeen == m.generation:
@@ -184,11 +214,12 @@ func (m *Mirror) End(revision int64) Changes {
 	}
 	for k, a := range m.agents {
 		// A new store holds the agents' records only once they have reported there.
-		if a.generation != m.generation && !m.otherStore {
+		if a.generation != m.generation && !a.inherited {
 			delete(m.agents, k)
 			ch.Agents = true
 		}
 	}
+	maps.DeleteFunc(m.replicas, func(_ string, r *replica) bool { return r.generation != m.generation })
 	m.relist()
 	return ch
 }

@@ -98,6 +98,19 @@ func (r *rig) want(cluster, ids string) {
 	}
 }
 
+// restart gives a mirror that starts from what this one saves, as old as it is then.
+func (r *rig) restart(after time.Duration) *rig {
+	r.t.Helper()
+	id, rev, saved, err := r.m.Save(start.Add(after))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	again := newRig(r.t)
+	again.rev = rev
+	again.list(id, saved...)
+	return again
+}
+
 func (r *rig) state(cluster string, now time.Time) catalog.ClusterState {
 	for _, c := range r.m.Clusters(now) {
 		if c.Name == cluster {
@@ -202,6 +215,88 @@ func TestNewStoreEmptiesNobodyUntilItsMarkers(t *testing.T) {
 	r.want("west", "w")
 }
 
+// A list of a new store that breaks off is not the old store's any more, nor is it the new
+// one's yet.
+func TestListThatBreaksOff(t *testing.T) {
+	r := newRig(t)
+	r.rev = 1000
+	r.list("s1", r.slice("east", 0, 1, 1, "a"), r.synced("east", 1))
+	was := r.rev
+	r.m.Begin("s2")
+	if id, rev := r.m.Position(); id != "s1" || rev != was {
+		t.Errorf("in mid-list: at %s %d, of which it has nothing", id, rev)
+	}
+	r.list("s2")
+	r.want("east", "a")
+	r.m.Begin("s2")
+	r.m.Abandon()
+	r.apply(r.slice("east", 1, 1, 2, "b"))
+	if _, rev := r.m.Position(); rev != r.rev {
+		t.Errorf("after an abandoned list changes move it on: at %d, want %d", rev, r.rev)
+	}
+	r.want("east", "a b")
+}
+
+func TestOwedSweepSurvivesTheDisk(t *testing.T) {
+	r := newRig(t)
+	agent := r.entry(keys.Key{Kind: keys.Agent, Cluster: "east", Node: "n1"}, &catalogv1.Agent{Cluster: "east", Node: "n1", Address: "10.0.0.1:50002"})
+	r.list("s1", r.slice("east", 0, 1, 1, "a"), r.synced("east", 1), agent)
+	r.list("s2") // wiped
+	again := r.restart(0)
+	for range 2 {
+		again.want("east", "a")
+		if len(again.m.Agents()) != 1 {
+			t.Error("an agent's record is gone with the store")
+		}
+		again.list("s2") // still not refilled
+	}
+	again.apply(again.synced("east", 2))
+	again.want("east", "")
+}
+
+func TestRestoredBackupSweepsNothing(t *testing.T) {
+	r := newRig(t)
+	r.list("s1", r.slice("east", 0, 1, 1, "a"), r.synced("east", 1))
+	r.apply(r.slice("east", 1, 1, 2, "b"))
+	r.list("s2", r.slice("east", 0, 1, 1, "a"), r.synced("east", 1))
+	r.want("east", "a b")
+	r.apply(r.slice("east", 0, 2, 1, "a"))
+	r.apply(r.synced("east", 2))
+	r.want("east", "a")
+}
+
+func TestHeartbeatThatDoesNotMoveConfirmsNothing(t *testing.T) {
+	r := newRig(t)
+	beat := r.beat(10, map[string]uint64{"east": 10})
+	entries := []*feedv1.Entry{r.slice("east", 0, 1, 1, "a"), r.synced("east", 1), beat}
+	r.list("s1", entries...)
+	later := start.Add(time.Hour)
+	r.m.Begin("s1")
+	r.m.Apply(later, entries, r.rev)
+	r.m.End(r.rev)
+	if s := r.state("east", later); s != catalog.StateStale {
+		t.Errorf("an hour after the heartbeat last moved: %s", s)
+	}
+}
+
+func TestHasAgent(t *testing.T) {
+	r := newRig(t)
+	record := &catalogv1.Agent{Cluster: "east", Node: "n1", Address: "10.0.0.1:50002"}
+	e := r.entry(keys.Key{Kind: keys.Agent, Cluster: "east", Node: "n1"}, record)
+	r.list("s1", e)
+	if !r.m.HasAgent(record) || r.m.HasAgent(&catalogv1.Agent{Cluster: "east", Node: "n1", Address: "10.0.0.2:1"}) {
+		t.Error("it has this record and no other")
+	}
+	r.list("s2")
+	if r.m.HasAgent(record) {
+		t.Error("the new store has nothing yet")
+	}
+	r.apply(e)
+	if !r.m.HasAgent(record) {
+		t.Error("the new store has it now")
+	}
+}
+
 func TestStateAndAge(t *testing.T) {
 	r := newRig(t)
 	r.list("s1", r.slice("east", 0, 1, 1, "a"))
@@ -248,15 +343,14 @@ func TestSaveIsReadBack(t *testing.T) {
 	r := newRig(t)
 	agent := r.entry(keys.Key{Kind: keys.Agent, Cluster: "east", Node: "n/1"}, &catalogv1.Agent{Cluster: "east", Node: "n/1", Address: "10.0.0.1:50002"})
 	r.list("s1", r.slice("east", 0, 2, 7, "a", "b"), r.synced("east", 2), agent, r.beat(3, map[string]uint64{"east": 3}))
-	saved, err := r.m.Save()
-	if err != nil {
-		t.Fatal(err)
-	}
-	again := newRig(t)
-	again.list("s1", saved...)
+	again := r.restart(10 * time.Second)
 	again.want("east", "a b")
-	if len(again.m.Agents()) != 1 || again.state("east", start) != catalog.StateStale {
-		t.Errorf("agents %v, state %v; want one and STALE", again.m.Agents(), again.state("east", start))
+	c := again.m.Clusters(start)[0]
+	if len(again.m.Agents()) != 1 || c.State != catalog.StateStale || c.Age != 10*time.Second {
+		t.Errorf("agents %v, cluster %+v; want one, and STALE for 10 s", again.m.Agents(), c)
+	}
+	if id, rev := again.m.Position(); id != "s1" || rev != r.rev {
+		t.Errorf("position %s %d", id, rev)
 	}
 	// What was saved still fences: an older value is refused after a restart.
 	again.apply(again.slice("east", 0, 2, 6, "x"))

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	catalogv1 "github.com/farcall/farcall/api/farcall/catalog/v1"
 	feedv1 "github.com/farcall/farcall/api/farcall/feed/v1"
 	storev1 "github.com/farcall/farcall/api/farcall/store/v1"
@@ -17,9 +19,10 @@ import (
 type Cluster struct {
 	Name  string
 	State catalog.ClusterState
-	// Age is the time since the cluster's registries were last confirmed; meaningful unless
-	// State is StateUnknown.
+	// Age is the time since the cluster's registries were last confirmed, where AgeKnown: a
+	// reader that has seen no heartbeat cannot tell.
 	Age      time.Duration
+	AgeKnown bool
 	Locality catalog.Locality
 	// Epoch is the highest seen of it.
 	Epoch uint64
@@ -28,7 +31,7 @@ type Cluster struct {
 	Services, Instances int
 }
 
-// Position returns the store and the revision the mirror has come to.
+// Position returns the store and the revision of the last complete list and what came after.
 func (m *Mirror) Position() (storeID string, revision int64) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
@@ -56,6 +59,7 @@ func (c *cluster) describe(name string, now time.Time) Cluster {
 		Services: len(c.services),
 	}
 	d.State, d.Age = c.state(now)
+	d.AgeKnown = c.everSynced && !c.confirmedAt.IsZero()
 	for _, s := range c.services {
 		d.Instances += len(s.list)
 	}
@@ -129,6 +133,15 @@ func (m *Mirror) Agents() []*catalogv1.Agent {
 	return out
 }
 
+// HasAgent reports whether this very record is in the store, and not only remembered from a
+// store before it.
+func (m *Mirror) HasAgent(record *catalogv1.Agent) bool {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	a := m.agents[AgentKey{Cluster: record.GetCluster(), Node: record.GetNode()}]
+	return a != nil && !a.inherited && proto.Equal(a.record, record)
+}
+
 // Refused returns how many entries were not believed, by reason, since the mirror was made.
 func (m *Mirror) Refused() map[Refusal]uint64 {
 	m.mu.RLock()
@@ -136,13 +149,22 @@ func (m *Mirror) Refused() map[Refusal]uint64 {
 	return maps.Clone(m.refused)
 }
 
-// Save writes the mirror as a list of entries that Load reads back: metas, markers, slices and
-// agents. Heartbeats are left out: an age does not survive its reader but as "stale".
-func (m *Mirror) Save() ([]*feedv1.Entry, error) {
+// savedReplica is under whose name Save writes what is known of ages.
+const savedReplica = "saved-view"
+
+// Save gives the mirror as a list that Begin, Apply and End read back: metas, markers, slices,
+// agents, and ages as one heartbeat. storeID is empty while the store is being refilled, so that
+// whoever reads it back is told everything again and sweeps by the rules for another store.
+func (m *Mirror) Save(now time.Time) (storeID string, revision int64, entries []*feedv1.Entry, err error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	var out entryList
+	storeID = m.storeID
+	ages := &storev1.Replica{Id: savedReplica, Tick: 1 << 40, Confirmed: map[string]uint64{}}
 	for name, c := range m.clusters {
+		if c.sweepOwed {
+			storeID = ""
+		}
 		if c.meta != nil {
 			out.add(m.schema.Format(keys.Key{Kind: keys.Meta, Cluster: name}), c.meta)
 		}
@@ -154,11 +176,20 @@ func (m *Mirror) Save() ([]*feedv1.Entry, error) {
 		if c.everSynced {
 			out.add(m.schema.Format(keys.Key{Kind: keys.Synced, Cluster: name}), &storev1.Synced{Cluster: name, Epoch: c.highest})
 		}
+		if !c.confirmedAt.IsZero() {
+			ages.Confirmed[name] = ages.Tick - uint64(max(now.Sub(c.confirmedAt), 0)/tickLength)
+		}
 	}
 	for k, a := range m.agents {
+		if a.inherited {
+			storeID = ""
+		}
 		out.add(m.schema.Format(keys.Key{Kind: keys.Agent, Cluster: k.Cluster, Node: k.Node}), a.record)
 	}
-	return out.entries, out.err
+	sortEntries(out.entries)
+	// Last, because a heartbeat is about clusters that are known by then.
+	out.add(m.schema.Format(keys.Key{Kind: keys.Replica, Replica: savedReplica}), ages)
+	return storeID, m.revision, out.entries, out.err
 }
 
 func (sl *slice) proto(clusterName string, n catalog.Name, num uint32) *storev1.Slice {

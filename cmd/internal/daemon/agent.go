@@ -90,7 +90,7 @@ func agentParts(c *config.Agent, dir *datadir.Dir, l *listeners, log *slog.Logge
 	if l.err != nil {
 		return cfg, deps, l.err
 	}
-	cfg.Address, err = advertised(c, deps.Internal.Addr())
+	cfg.Address, err = advertised(c, deps.Internal.Addr(), dir)
 	return cfg, deps, err
 }
 

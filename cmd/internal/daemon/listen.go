@@ -27,13 +27,7 @@ func (l *listeners) add(key, network, address string) net.Listener {
 		return nil
 	}
 	if network == "unix" {
-		// A socket file that a killed process left behind is in nobody's way but ours.
-		if c, err := net.Dial("unix", address); err == nil {
-			_ = c.Close()
-			l.fail(key, address, syscall.EADDRINUSE)
-			return nil
-		}
-		if err := os.Remove(address); err != nil && !errors.Is(err, os.ErrNotExist) {
+		if err := clearSocket(address); err != nil {
 			l.fail(key, address, err)
 			return nil
 		}
@@ -45,6 +39,25 @@ func (l *listeners) add(key, network, address string) net.Listener {
 	}
 	l.open = append(l.open, n)
 	return n
+}
+
+// clearSocket removes the socket that a killed process left behind; it is in nobody's way but
+// ours. What somebody listens on, and what is no socket, stays.
+func clearSocket(path string) error {
+	info, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case info.Mode()&os.ModeSocket == 0:
+		return fmt.Errorf("%s is there and is no socket: choose another path", path)
+	}
+	if c, err := net.Dial("unix", path); err == nil {
+		_ = c.Close()
+		return syscall.EADDRINUSE
+	}
+	return os.Remove(path)
 }
 
 func (l *listeners) fail(key, address string, err error) {
@@ -90,8 +103,9 @@ func (l *listeners) internal(listen string, dir *datadir.Dir) (net.Listener, err
 
 // advertised is where peers reach the internal listener: what is configured, else the host that
 // it listens on, else, where that is every address, the one that this machine uses towards the
-// synchronizer.
-func advertised(c *config.Agent, bound net.Addr) (string, error) {
+// synchronizer; where no synchronizer can be found now, the one that was used the last time,
+// else the one towards the world.
+func advertised(c *config.Agent, bound net.Addr, dir *datadir.Dir) (string, error) {
 	host, port, err := net.SplitHostPort(bound.String())
 	if err != nil {
 		return "", fmt.Errorf("internal.listen: %w", err)
@@ -105,7 +119,7 @@ func advertised(c *config.Agent, bound net.Addr) (string, error) {
 		return net.JoinHostPort(host, port), nil
 	}
 	if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {
-		if host, err = towards(c.Synchronizers); err != nil {
+		if host, err = outward(c.Synchronizers, dir); err != nil {
 			return "", err
 		}
 	}
@@ -116,11 +130,35 @@ func advertised(c *config.Agent, bound net.Addr) (string, error) {
 	return address, nil
 }
 
-// towards returns this machine's source address for the first synchronizer that has a route.
+const hostFile = "advertised-host"
+
+// world is an address that is nobody's (RFC 5737) and everybody's route.
+const world = "192.0.2.1:9"
+
+// outward gives the address by which this machine is known outside, and remembers it in dir,
+// which may be nil: a name service that is down at the next start must not keep the agent down.
+func outward(synchronizers []string, dir *datadir.Dir) (string, error) {
+	host, err := towards(synchronizers)
+	if dir == nil {
+		if err != nil {
+			host, err = towards([]string{world})
+		}
+		return host, err
+	}
+	if err == nil {
+		return host, datadir.WriteFile(dir.File(hostFile), []byte(host+"\n"))
+	}
+	if b, rerr := os.ReadFile(dir.File(hostFile)); rerr == nil && catalog.CheckHost(strings.TrimSpace(string(b))) == nil {
+		return strings.TrimSpace(string(b)), nil
+	}
+	return towards([]string{world})
+}
+
+// towards returns this machine's source address for the first of addresses that has a route.
 // Nothing is sent: connecting a UDP socket only chooses the route.
-func towards(synchronizers []string) (string, error) {
+func towards(addresses []string) (string, error) {
 	var errs []error
-	for _, s := range synchronizers {
+	for _, s := range addresses {
 		c, err := net.Dial("udp", s)
 		if err != nil {
 			errs = append(errs, err)

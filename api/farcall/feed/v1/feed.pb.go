@@ -268,7 +268,9 @@ type ReportRequest struct {
 	StoreId  string            `protobuf:"bytes,3,opt,name=store_id,json=storeId,proto3" json:"store_id,omitempty"`
 	Revision int64             `protobuf:"varint,4,opt,name=revision,proto3" json:"revision,omitempty"`
 	// The agent shuts down: its record is taken back.
-	Leaving       bool `protobuf:"varint,5,opt,name=leaving,proto3" json:"leaving,omitempty"`
+	Leaving bool `protobuf:"varint,5,opt,name=leaving,proto3" json:"leaving,omitempty"`
+	// The federation the agent belongs to. Another one is refused with FAILED_PRECONDITION.
+	Federation    string `protobuf:"bytes,6,opt,name=federation,proto3" json:"federation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -338,6 +340,13 @@ func (x *ReportRequest) GetLeaving() bool {
 	return false
 }
 
+func (x *ReportRequest) GetFederation() string {
+	if x != nil {
+		return x.Federation
+	}
+	return ""
+}
+
 type ReportResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -400,13 +409,16 @@ const file_farcall_feed_v1_feed_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\fR\x05value\x12\x1a\n" +
 	"\brevision\x18\x03 \x01(\x03R\brevision\x12\x18\n" +
-	"\adeleted\x18\x04 \x01(\bR\adeleted\"\x90\x02\n" +
+	"\adeleted\x18\x04 \x01(\bR\adeleted\"\xb0\x02\n" +
 	"\rReportRequest\x12/\n" +
 	"\x05agent\x18\x01 \x01(\v2\x19.farcall.catalog.v1.AgentR\x05agent\x12B\n" +
 	"\x06epochs\x18\x02 \x03(\v2*.farcall.feed.v1.ReportRequest.EpochsEntryR\x06epochs\x12\x19\n" +
 	"\bstore_id\x18\x03 \x01(\tR\astoreId\x12\x1a\n" +
 	"\brevision\x18\x04 \x01(\x03R\brevision\x12\x18\n" +
-	"\aleaving\x18\x05 \x01(\bR\aleaving\x1a9\n" +
+	"\aleaving\x18\x05 \x01(\bR\aleaving\x12\x1e\n" +
+	"\n" +
+	"federation\x18\x06 \x01(\tR\n" +
+	"federation\x1a9\n" +
 	"\vEpochsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\x10\n" +
