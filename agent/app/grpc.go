@@ -22,7 +22,7 @@ import (
 // newConns makes the pool for gRPC applications. There is no keepalive: gRPC servers by default
 // hang up on a client that pings them more than once in five minutes.
 func newConns() *conns.Pool {
-	return conns.New(conns.Config{DialAfresh: true, Options: []grpc.DialOption{
+	return conns.New(conns.Config{Options: []grpc.DialOption{
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: dialTimeout}),
 	}})
 }

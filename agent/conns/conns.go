@@ -19,17 +19,12 @@ const idleAfter = 3 * time.Minute
 
 // Config says how a Pool dials.
 type Config struct {
-	// DialAfresh makes a call on an address whose last attempt to connect failed dial again at
-	// once, and wait for that; else such a call fails at once, and gRPC tries again by itself,
-	// with the pauses that Options say.
-	DialAfresh bool
-	Options    []grpc.DialOption
+	Options []grpc.DialOption
 }
 
 // Pool holds the connections. It is safe for concurrent use.
 type Pool struct {
-	fresh bool
-	opts  []grpc.DialOption
+	opts []grpc.DialOption
 
 	mu    sync.Mutex
 	conns map[string]*Conn
@@ -53,7 +48,7 @@ func New(c Config) *Pool {
 		grpc.WithDisableServiceConfig(),
 		grpc.WithIdleTimeout(idleAfter),
 	}, c.Options...)
-	return &Pool{fresh: c.DialAfresh, opts: opts, conns: map[string]*Conn{}}
+	return &Pool{opts: opts, conns: map[string]*Conn{}}
 }
 
 // Acquire gives the connection for an address, host:port, which need not be up. It is given back
@@ -62,11 +57,8 @@ func (p *Pool) Acquire(addr string) (*Conn, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if c := p.conns[addr]; c != nil {
-		if !p.fresh || c.GetState() != connectivity.TransientFailure {
-			c.calls++
-			return c, nil
-		}
-		p.retire(c)
+		c.calls++
+		return c, nil
 	}
 	// A new address is rare enough to look for those that went quiet: gRPC has closed what hung
 	// on them, the rest goes here.
@@ -95,7 +87,8 @@ func (p *Pool) Release(c *Conn) {
 }
 
 // GiveUp says that a call learnt from this connection that the address does not answer: the next
-// call dials afresh. gRPC tells a call so a moment before it tells the connection's state.
+// call dials afresh, where otherwise it would fail at once until gRPC has tried again by itself,
+// with the pauses that Options say. The connection is still to be given back.
 func (p *Pool) GiveUp(c *Conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

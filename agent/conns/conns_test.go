@@ -90,13 +90,13 @@ func TestOneConnectionPerAddress(t *testing.T) {
 
 // TestAfterAFailure says what the next call meets once an address refused a connection.
 func TestAfterAFailure(t *testing.T) {
-	for _, fresh := range []bool{true, false} {
-		t.Run(fmt.Sprintf("afresh=%v", fresh), func(t *testing.T) {
+	for _, givenUp := range []bool{true, false} {
+		t.Run(fmt.Sprintf("given up=%v", givenUp), func(t *testing.T) {
 			ctx := testkit.Context(t)
 			l := listen(t, "127.0.0.1:0")
 			l.Close()
 			addr := l.Addr().String()
-			p := pool(t, Config{DialAfresh: fresh, Options: []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
+			p := pool(t, Config{Options: []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
 				Backoff: backoff.Config{BaseDelay: time.Hour, Multiplier: 1, MaxDelay: time.Hour}, MinConnectTimeout: time.Second,
 			})}})
 			if c := ping(ctx, p, addr); c != codes.Unavailable {
@@ -104,7 +104,13 @@ func TestAfterAFailure(t *testing.T) {
 			}
 			server(t, listen(t, addr))
 			want := codes.Unavailable // the pause of an hour has only begun
-			if fresh {
+			if givenUp {
+				c, err := p.Acquire(addr)
+				if err != nil {
+					t.Fatal(err)
+				}
+				p.GiveUp(c)
+				p.Release(c)
 				want = codes.Unimplemented
 			}
 			if c := ping(ctx, p, addr); c != want {
@@ -118,12 +124,12 @@ func TestAfterAFailure(t *testing.T) {
 func TestRetiredLivesOn(t *testing.T) {
 	l := listen(t, "127.0.0.1:0")
 	l.Close()
-	p := pool(t, Config{DialAfresh: true})
+	p := pool(t, Config{})
 	old, err := p.Acquire(l.Addr().String())
 	if err != nil {
 		t.Fatal(err)
 	}
-	_ = old.Invoke(testkit.Context(t), "/a/b", &emptypb.Empty{}, &emptypb.Empty{})
+	p.GiveUp(old)
 	next, err := p.Acquire(l.Addr().String())
 	if err != nil || next == old {
 		t.Fatalf("got the same one, %v", err)
