@@ -287,8 +287,11 @@ func splitPort(address string) (host string, port int, err error) {
 // degraded says in words what the agent has to do without; empty when nothing.
 func (a *Agent) degraded() []string {
 	var out []string
-	if !a.uplink.Connected() {
+	switch {
+	case !a.uplink.Connected():
 		out = append(out, "no feed: calls go on with what is known of other clusters")
+	case a.uplink.Stale():
+		out = append(out, "the feed brings nothing new: every cluster is stale")
 	}
 	if !a.read.Load() {
 		out = append(out, "the own registries were not all read")

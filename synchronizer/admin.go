@@ -218,7 +218,7 @@ func (a *admin) ListInstances(_ context.Context, req *adminv1.ListInstancesReque
 		size = maxPage
 	}
 	after, err := base64.RawURLEncoding.DecodeString(req.GetPageToken())
-	if err != nil {
+	if err != nil || len(after) > 0 && strings.Count(string(after), "\x00") != 3 {
 		return nil, status.Error(codes.InvalidArgument, "page_token is not one that this API gave")
 	}
 	f := filter{req.GetCluster(), req.GetNamespace(), req.GetService(), req.GetHealth()}

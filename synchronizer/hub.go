@@ -9,6 +9,7 @@ import (
 	"time"
 
 	feedv1 "github.com/farcall/farcall/api/farcall/feed/v1"
+	"github.com/farcall/farcall/internal/keys"
 	"github.com/farcall/farcall/internal/mirror"
 	"github.com/farcall/farcall/internal/store"
 )
@@ -21,6 +22,7 @@ type hub struct {
 	federation string
 	mirror     *mirror.Mirror
 	metrics    *metrics
+	watchdog   *watchdog
 
 	// mu guards all below.
 	mu       sync.Mutex
@@ -40,12 +42,13 @@ type hub struct {
 
 var _ store.Sink = (*hub)(nil)
 
-func newHub(federation string, m *mirror.Mirror, mt *metrics) *hub {
+func newHub(schema keys.Schema, federation string, m *mirror.Mirror, mt *metrics) *hub {
 	return &hub{
 		federation: federation, mirror: m, metrics: mt,
-		changed: make(chan struct{}),
-		entries: map[string]*feedv1.Entry{},
-		listed:  make(chan struct{}),
+		watchdog: &watchdog{schema: schema},
+		changed:  make(chan struct{}),
+		entries:  map[string]*feedv1.Entry{},
+		listed:   make(chan struct{}),
 	}
 }
 
@@ -124,6 +127,7 @@ func (h *hub) append(batch []*feedv1.Entry, revision int64) {
 	if len(batch) == 0 {
 		return
 	}
+	h.watchdog.note(batch)
 	h.history.push(h.storeID, batch, from, h.revision)
 	h.signal()
 }

@@ -26,7 +26,7 @@ func newTestHub(t *testing.T) *hub {
 		t.Fatal(err)
 	}
 	m := mirror.New(schema)
-	return newHub("test", m, newMetrics(prometheus.NewRegistry(), m))
+	return newHub(schema, "test", m, newMetrics(prometheus.NewRegistry(), m))
 }
 
 func list(h *hub, id string, rev int64, entries ...store.Entry) {

@@ -15,6 +15,7 @@ type metrics struct {
 	relists        prometheus.Counter
 	slowReaders    prometheus.Counter
 	readers        prometheus.Gauge
+	foreignWrites  prometheus.Counter
 }
 
 func newMetrics(r prometheus.Registerer, m *mirror.Mirror) *metrics {
@@ -36,6 +37,9 @@ func newMetrics(r prometheus.Registerer, m *mirror.Mirror) *metrics {
 			Name: "farcall_feed_readers", Help: "Feed streams that are up.",
 		}),
 	}
-	r.MustRegister(mt.published, mt.publishSeconds, mt.relists, mt.slowReaders, mt.readers, mirror.NewCollector(m, time.Now))
+	mt.foreignWrites = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "farcall_synchronizer_foreign_writes_total", Help: "Times that keys of an owned cluster were found changed by somebody else, and were written again.",
+	})
+	r.MustRegister(mt.foreignWrites, mt.published, mt.publishSeconds, mt.relists, mt.slowReaders, mt.readers, mirror.NewCollector(m, time.Now))
 	return mt
 }

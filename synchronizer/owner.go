@@ -41,6 +41,8 @@ func (s *Synchronizer) own(ctx context.Context, term *store.Term) error {
 	o.log.Info("owns the cluster")
 	defer o.log.Info("owns the cluster no more")
 	o.table.signal()
+	s.hub.watchdog.begin(term.Cluster())
+	defer s.hub.watchdog.end(term.Cluster())
 	tick := time.NewTicker(confirmEvery)
 	defer tick.Stop()
 	for {
@@ -52,6 +54,9 @@ func (s *Synchronizer) own(ctx context.Context, term *store.Term) error {
 				return err
 			}
 		case <-tick.C:
+			if err := o.repair(ctx); err != nil {
+				return err
+			}
 		}
 		o.confirm()
 	}
@@ -96,6 +101,22 @@ func (o *owner) publish(ctx context.Context) error {
 		o.full = o.full || full
 	}
 	return o.term.PutMeta(ctx, o.meta(w.registries))
+}
+
+// repair writes the cluster again where somebody else changed its keys. It runs by the tick, so
+// that what is told of an own write is never ahead of the write's answer by much; where it is
+// all the same, reading once too often does no harm.
+func (o *owner) repair(ctx context.Context) error {
+	if !o.full || !o.s.hub.watchdog.foreign(o.term.Cluster(), o.term.Wrote) {
+		return nil
+	}
+	o.log.Warn("keys of the cluster were changed by somebody else; what is not right is written again")
+	o.s.metrics.foreignWrites.Inc()
+	if err := o.term.Distrust(ctx); err != nil {
+		return err
+	}
+	o.full = false
+	return o.publish(ctx)
 }
 
 // keepUnread adds what the store holds of registries that were not read since this process

@@ -89,7 +89,7 @@ func New(cfg Config, deps Deps) (*Synchronizer, error) {
 		intakes: map[string]*intake.Intake{},
 	}
 	s.metrics = newMetrics(deps.Registry, s.mirror)
-	s.hub = newHub(cfg.Federation, s.mirror, s.metrics)
+	s.hub = newHub(schema, cfg.Federation, s.mirror, s.metrics)
 	names := make([]string, 0, len(cfg.Clusters))
 	intakeMetrics := intake.NewMetrics(deps.Registry)
 	for _, c := range cfg.Clusters {

@@ -236,7 +236,7 @@ func TestPages(t *testing.T) {
 	if strings.Join(got, " ") != strings.Join(ids, " ") {
 		t.Errorf("%d instances on the pages, want %d in order", len(got), len(ids))
 	}
-	for _, bad := range []*adminv1.ListInstancesRequest{{PageSize: -1}, {PageSize: maxPage + 1}, {PageToken: "?"}} {
+	for _, bad := range []*adminv1.ListInstancesRequest{{PageSize: -1}, {PageSize: maxPage + 1}, {PageToken: "?"}, {PageToken: "anVuaw"}} {
 		if _, err := r.admin.ListInstances(ctx, bad); status.Code(err) != codes.InvalidArgument {
 			t.Errorf("%v: %v", bad, err)
 		}

@@ -164,8 +164,11 @@ func (h *HTTP) broadcast(ctx context.Context, w http.ResponseWriter, r *http.Req
 
 func item(r *relay.Reply) broadcastItem {
 	out := broadcastItem{Cluster: r.Cluster}
-	if r.Instance != nil {
-		out.Instance = r.Instance.Instance
+	if r.Tried != nil {
+		out.Instance = r.Tried.Instance
+	}
+	if r.Err != nil {
+		out.Status = r.Err.HTTPStatus()
 	}
 	if r.Response != nil {
 		out.Status = r.Response.HTTPStatus()

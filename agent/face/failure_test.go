@@ -20,7 +20,7 @@ func TestDeadline(t *testing.T) {
 	bothLegs(t, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, func(t *testing.T, a *callerAgent) {
 		got := call(t, "GET", a.url+"/m", nil, "dapr-app-id", "cart", "farcall-timeout", "50ms")
 		want(t, got, 504, `{"errorCode":"DEADLINE_EXCEEDED"`)
-		wantHeader(t, got.Header, "farcall-attempts", "1", "farcall-strategy", "local-first", "farcall-served-by", "")
+		wantHeader(t, got.Header, "farcall-attempts", "1", "farcall-strategy", "local-first", "farcall-served-by", "west/cart-1")
 		if s := a.plan.said(); s != "cart-1 lost" {
 			t.Errorf("told the router %q", s)
 		}

@@ -112,10 +112,13 @@ type Answer struct {
 	// Response is what the application said, and its Body must be closed; nil where Err is set.
 	Response *invoke.Response
 	Err      *invoke.Error
-	// Instance is the one that answered; nil where none did.
+	// Instance is the one that answered or, where Err leaves it open whether the call was executed,
+	// the one that may have; nil where none did.
 	Instance *catalog.Instance
+	// Tried is the last instance that was tried; nil where none was.
+	Tried    *catalog.Instance
 	Strategy string
-	// Tier is that of the instance that answered, -1 where none did.
+	// Tier is Instance's, -1 where there is none.
 	Tier     int
 	Attempts int
 }
@@ -136,6 +139,7 @@ func (r *Relay) Do(ctx context.Context, ch Choice, req *invoke.Request) Answer {
 			break
 		}
 		a.Attempts++
+		a.Tried = t.Instance
 		resp, err := r.attempt(ctx, t, req)
 		if err == nil {
 			a.Response, a.Err = resp, nil
@@ -143,6 +147,9 @@ func (r *Relay) Do(ctx context.Context, ch Choice, req *invoke.Request) Answer {
 			return a
 		}
 		a.failed(err)
+		if a.Err == err && outcomeOf(err) == Lost {
+			a.Instance, a.Tier = t.Instance, t.Tier
+		}
 		if !r.again(ctx, a.Attempts, req, err) {
 			break
 		}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -137,8 +138,12 @@ func TestDo(t *testing.T) {
 				if a.Instance.Instance != fmt.Sprint(c.attempts-1) || a.Tier != c.attempts-1 {
 					t.Errorf("served by %s of tier %d", a.Instance.Instance, a.Tier)
 				}
-			} else if a.Err == nil || a.Err.Reason != c.err || a.Response != nil || a.Instance != nil || a.Tier != -1 {
+			} else if a.Err == nil || a.Err.Reason != c.err || a.Response != nil {
 				t.Errorf("got %+v", a)
+			} else if lost := slices.Index(strings.Fields(c.outcomes), "lost"); lost < 0 && (a.Instance != nil || a.Tier != -1) {
+				t.Errorf("nobody can have executed it, and it names %v of tier %d", a.Instance, a.Tier)
+			} else if lost >= 0 && (a.Instance == nil || a.Instance.Instance != fmt.Sprint(lost) || a.Tier != lost) {
+				t.Errorf("%d may have executed it, and it names %v of tier %d", lost, a.Instance, a.Tier)
 			}
 			if a.Attempts != c.attempts || a.Strategy != "local-first" {
 				t.Errorf("%d attempts by %q", a.Attempts, a.Strategy)

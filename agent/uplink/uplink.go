@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -25,6 +26,7 @@ import (
 
 	catalogv1 "github.com/farcall/farcall/api/farcall/catalog/v1"
 	feedv1 "github.com/farcall/farcall/api/farcall/feed/v1"
+	"github.com/farcall/farcall/internal/catalog"
 	"github.com/farcall/farcall/internal/keys"
 	"github.com/farcall/farcall/internal/mirror"
 )
@@ -94,6 +96,16 @@ func New(cfg Config, deps Deps) *Uplink {
 
 // Connected reports whether the feed is up.
 func (u *Uplink) Connected() bool { return u.connected.Load() }
+
+// Stale reports whether the feed, up or not, says nothing fresh of any cluster.
+func (u *Uplink) Stale() bool {
+	m := u.mirror.Load()
+	if m == nil {
+		return false // nothing is known yet, which is another thing
+	}
+	clusters := m.Clusters(time.Now())
+	return len(clusters) > 0 && !slices.ContainsFunc(clusters, func(c mirror.Cluster) bool { return c.State != catalog.StateStale })
+}
 
 // Run loads the last view and then follows the feed until ctx is done, when it takes back the
 // agent's record, saves the view and returns ctx.Err(). A synchronizer that cannot be reached, or
@@ -201,11 +213,13 @@ func (u *Uplink) watch(ctx context.Context, client feedv1.FeedClient, address st
 			if err := u.join(m.GetFederation()); err != nil {
 				return err
 			}
-			close(joined)
-			u.connected.Store(true)
 			u.log.Info("feed is up", "synchronizer", address, "federation", m.GetFederation(), "rev", m.GetRevision())
 		}
 		u.apply(m)
+		if first {
+			u.connected.Store(true)
+			close(joined)
+		}
 	}
 }
 

@@ -304,7 +304,7 @@ func TestAges(t *testing.T) {
 			t.Errorf("%s is %s, want %s", d, got, want)
 		}
 	}
-	if got := age(nil); got != "never" {
+	if got := age(nil); got != "-" {
 		t.Errorf("no age is %s", got)
 	}
 }

@@ -37,6 +37,7 @@ func (d *demoWorld) tour(ctx context.Context) error {
 		{"local-only", []string{"east"}, 200, ""},
 		{"external-only", []string{"west", "edge"}, 200, ""},
 		{"broadcast", []string{"east", "west", "edge"}, 207, ""},
+		{"any", []string{"east", "west", "edge"}, 200, ""},
 	}
 	for _, chapter := range []func(context.Context, []expectation) error{
 		func(ctx context.Context, all []expectation) error {
@@ -93,6 +94,7 @@ func (d *demoWorld) clusterAway(ctx context.Context, all []expectation) error {
 		{"external-first", []string{"edge"}, 200, ""},
 		{"external-only", []string{"edge"}, 200, ""},
 		{"broadcast", []string{"east", "edge"}, 502, "west"},
+		{"any", []string{"east", "edge"}, 200, ""},
 	})
 	if err != nil {
 		return err
@@ -129,6 +131,7 @@ func (d *demoWorld) listAway(ctx context.Context, all []expectation) error {
 		{"local-only", nil, 503, ""},
 		all[3],
 		{"broadcast", []string{"west", "edge"}, 207, ""},
+		{"any", []string{"west", "edge"}, 200, ""},
 	})
 	if err != nil {
 		return err

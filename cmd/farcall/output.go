@@ -105,8 +105,10 @@ func (c *cli) notes(clusters []*adminv1.ClusterStatus) {
 	for _, s := range clusters {
 		switch {
 		case c.output != formatTable || s.GetState() == catalogv1.ClusterState_SYNCED:
-		case s.GetAge() == nil:
+		case s.GetState() == catalogv1.ClusterState_CLUSTER_STATE_UNKNOWN:
 			fmt.Fprintf(c.stderr, "note: %s was never synced: what it has is unknown\n", clean(s.GetCluster()))
+		case s.GetAge() == nil:
+			fmt.Fprintf(c.stderr, "note: %s is %s, not confirmed since the synchronizer started\n", clean(s.GetCluster()), stateWord(s.GetState()))
 		default:
 			fmt.Fprintf(c.stderr, "note: %s is %s, last confirmed %s ago\n", clean(s.GetCluster()), stateWord(s.GetState()), age(s.GetAge()))
 		}
@@ -120,10 +122,10 @@ func (c *cli) none(count int, what string) {
 	}
 }
 
-// age writes a span for people, in its two largest units at most; "never" where there is none.
+// age writes a span for people, in its two largest units at most; "-" where nobody can tell.
 func age(d *durationpb.Duration) string {
 	if d == nil {
-		return "never"
+		return "-"
 	}
 	switch s := d.AsDuration(); {
 	case s < time.Second:

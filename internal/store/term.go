@@ -39,6 +39,8 @@ type Term struct {
 
 	// busy is taken by whoever writes; what follows is under it.
 	busy chan struct{}
+	// wrote are the revisions of this term's latest writes; by itself under its own lock.
+	wrote revisions
 	// renewed is the owner key's revision, and part of the fence: renewing it puts whatever is
 	// still on its way out of force.
 	renewed  int64
@@ -75,6 +77,20 @@ func (t *Term) Epoch() uint64 { return t.epoch.Load() }
 // Confirm says that what the owner publishes was confirmed by its sources just now. The next
 // heartbeat carries it to the readers, who count the cluster's age from there.
 func (t *Term) Confirm() { t.confirmedAt.Store(t.session.m.nextTick()) }
+
+// Wrote reports whether a revision of the store is one of this term's latest writes. One of a
+// write whose answer was lost is not known.
+func (t *Term) Wrote(revision int64) bool { return t.wrote.has(revision) }
+
+// Distrust says that somebody else may have changed the cluster's keys: before the next write the
+// term reads them anew, and a full Publish then writes again what is not as it shall be. It
+// blocks and fails as Publish.
+func (t *Term) Distrust(ctx context.Context) error {
+	return t.retry(ctx, func(context.Context) error {
+		t.unsure = true
+		return nil
+	})
+}
 
 // run is the goroutine of the term: it opens it, calls hold and gives the ownership up.
 func (t *Term) run(hold func(context.Context, *Term) error) {
@@ -223,6 +239,7 @@ func (t *Term) commit(ctx context.Context, ops []clientv3.Op) error {
 		t.count(err)
 		return fmt.Errorf("write %d keys: %w", len(ops), err)
 	}
+	t.wrote.add(txn.Header.GetRevision())
 	t.count(nil)
 	return nil
 }

@@ -253,16 +253,42 @@ func readOK(req *http.Request) (string, error) {
 // Put writes a key as it is, past everything that guards what our own programs write.
 func (c *EtcdCluster) Put(key, value string) {
 	c.t.Helper()
-	body, err := json.Marshal(map[string][]byte{"key": []byte(key), "value": []byte(value)})
+	c.ask("put", map[string][]byte{"key": []byte(key), "value": []byte(value)}, nil)
+}
+
+// Delete deletes a key in the same way.
+func (c *EtcdCluster) Delete(key string) {
+	c.t.Helper()
+	c.ask("deleterange", map[string][]byte{"key": []byte(key)}, nil)
+}
+
+// Get gives a key's value, "" where there is none.
+func (c *EtcdCluster) Get(key string) string {
+	c.t.Helper()
+	var out struct{ Kvs []struct{ Value []byte } }
+	c.ask("range", map[string][]byte{"key": []byte(key)}, &out)
+	if len(out.Kvs) == 0 {
+		return ""
+	}
+	return string(out.Kvs[0].Value)
+}
+
+// ask uses etcd's own JSON gateway: bytes are base64, as encoding/json writes them.
+func (c *EtcdCluster) ask(verb string, in map[string][]byte, out any) {
+	c.t.Helper()
+	body, err := json.Marshal(in)
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	// etcd's own JSON gateway: bytes are base64, as encoding/json writes them.
-	req, err := http.NewRequestWithContext(Context(c.t), http.MethodPost, c.Endpoints[0]+"/v3/kv/put", bytes.NewReader(body))
-	if err == nil {
-		_, err = readOK(req)
+	req, err := http.NewRequestWithContext(Context(c.t), http.MethodPost, c.Endpoints[0]+"/v3/kv/"+verb, bytes.NewReader(body))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	text, err := readOK(req)
+	if err == nil && out != nil {
+		err = json.Unmarshal([]byte(text), out)
 	}
 	if err != nil {
-		c.t.Fatalf("put %s: %v", key, err)
+		c.t.Fatalf("etcd %s: %v", verb, err)
 	}
 }

@@ -153,8 +153,8 @@ func TestRealTakeOver(t *testing.T) {
 	}
 }
 
-// A value in etcd that nobody can read spoils nothing: the last good one stays everywhere, and
-// the owner writes it again when it starts.
+// A value in etcd that nobody can read, or a key that somebody deletes, spoils nothing for long:
+// readers keep the last good value, and the owner writes again what is not as it shall be.
 func TestRealCorruptValueInEtcd(t *testing.T) {
 	etcd := testkit.Etcd(t, 1)
 	w := newWorld(t, options{store: "etcd: {endpoints: [" + etcd.Endpoints[0] + "]}"}, "east", "west")
@@ -169,9 +169,23 @@ func TestRealCorruptValueInEtcd(t *testing.T) {
 	})
 	w.served("east", "external-only", "west")
 	w.until("west", 2, catalogv1.ClusterState_SYNCED)
+	right := func(what string) {
+		t.Helper()
+		testkit.Eventually(t, w.ctx, what+" is written again", func() error {
+			if v := etcd.Get(key); v == "" || v == "garbage" {
+				return fmt.Errorf("the value is %q", v)
+			}
+			return nil
+		})
+		w.until("west", 2, catalogv1.ClusterState_SYNCED)
+	}
+	right("a corrupt value")
+	etcd.Delete(key)
+	right("a deleted key")
 	w.sync.Kill()
+	etcd.Put(key, "garbage")
 	w.sync.Start()
-	w.until("west", 2, catalogv1.ClusterState_SYNCED)
+	right("what was spoilt while nobody owned it")
 	w.clusters["west"].registry.remove("cart-2")
 	w.until("west", 1, catalogv1.ClusterState_SYNCED)
 	w.served("east", "external-only", "west")
