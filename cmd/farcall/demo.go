@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -209,7 +210,9 @@ func (d *demoWorld) stayUp(ctx context.Context) error {
 
 func (d *demoWorld) say(format string, a ...any) { fmt.Fprintf(d.out, format+"\n", a...) }
 
-// freePorts returns loopback addresses that were free just now.
+// freePorts returns loopback addresses that were free just now. They lie below the range from
+// which systems draw the ports of outgoing connections (32768 and up on Linux), so that nobody is
+// given one by chance before it is listened on, or while its process is away.
 func freePorts(n int) ([]string, error) {
 	var out []string
 	var held []net.Listener
@@ -218,15 +221,18 @@ func freePorts(n int) ([]string, error) {
 			_ = l.Close() // it was only to hold the port
 		}
 	}()
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
+	var err error
+	for range 100 * n {
+		var l net.Listener
+		if l, err = net.Listen("tcp", fmt.Sprint("127.0.0.1:", 10_000+rand.IntN(20_000))); err != nil {
+			continue
 		}
 		held = append(held, l)
-		out = append(out, l.Addr().String())
+		if out = append(out, l.Addr().String()); len(out) == n {
+			return out, nil
+		}
 	}
-	return out, nil
+	return nil, fmt.Errorf("no free ports on loopback: %w", err)
 }
 
 // within asks ok until it returns nil, for at most limit.
