@@ -73,7 +73,3 @@ func (d *Daemon) Wait() error {
 
 // Log returns what it has written last.
 func (d *Daemon) Log() string { return d.p.logTail() }
-
-// Port returns a loopback port that nobody else is likely to take, also while a daemon that
-// listens there is started again.
-func Port(t testing.TB) int { t.Helper(); return serverPort(t) }

@@ -64,13 +64,13 @@ func Consul(t testing.TB, opts ...ConsulOption) *ConsulServer {
 	}
 	s := &ConsulServer{t: t, token: o.token}
 	launch(t, func() []*process {
-		port := serverPort(t)
+		port := FreePort(t)
 		s.Addr = fmt.Sprintf("127.0.0.1:%d", port)
 		s.proc = newProcess(t, "consul", "consul-"+strconv.Itoa(port), "agent", "-dev",
 			"-node", "consul-"+strconv.Itoa(port), "-bind", "127.0.0.1", "-client", "127.0.0.1",
 			"-http-port", strconv.Itoa(port),
-			"-server-port", strconv.Itoa(serverPort(t)),
-			"-serf-lan-port", strconv.Itoa(serverPort(t)),
+			"-server-port", strconv.Itoa(FreePort(t)),
+			"-serf-lan-port", strconv.Itoa(FreePort(t)),
 			"-serf-wan-port", "-1", "-dns-port", "-1", "-grpc-port", "-1", "-grpc-tls-port", "-1",
 			"-log-level", "info")
 		for i, hcl := range o.hcl {
@@ -149,13 +149,13 @@ func (c *EtcdCluster) build(n int) []*process {
 	peers := make([]string, n)
 	initial := make([]string, n)
 	for i := range n {
-		peers[i] = fmt.Sprintf("http://127.0.0.1:%d", serverPort(c.t))
+		peers[i] = fmt.Sprintf("http://127.0.0.1:%d", FreePort(c.t))
 		initial[i] = fmt.Sprintf("etcd-%d=%s", i, peers[i])
 	}
 	procs := make([]*process, n)
 	for i := range n {
 		name := fmt.Sprintf("etcd-%d", i)
-		m := &EtcdMember{Endpoint: fmt.Sprintf("http://127.0.0.1:%d", serverPort(c.t))}
+		m := &EtcdMember{Endpoint: fmt.Sprintf("http://127.0.0.1:%d", FreePort(c.t))}
 		m.proc = newProcess(c.t, "etcd", name)
 		m.DataDir = filepath.Join(m.proc.dir, "data")
 		m.proc.args = []string{

@@ -8,7 +8,6 @@ package testkit
 import (
 	"context"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -46,17 +45,6 @@ func Log(t testing.TB) *slog.Logger {
 
 // Quiet returns a logger that says nothing.
 func Quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
-
-// FreePort returns a loopback TCP port that was free just now.
-func FreePort(t testing.TB) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
-}
 
 // Eventually waits until ok returns nil, asking every few milliseconds, and fails the test with
 // ok's last error when ctx ends first.

@@ -148,7 +148,7 @@ func newWorld(t *testing.T, o options, names ...string) *world {
 	return w
 }
 
-func loopback(t *testing.T) string { return fmt.Sprint("127.0.0.1:", testkit.Port(t)) }
+func loopback(t *testing.T) string { return fmt.Sprint("127.0.0.1:", testkit.FreePort(t)) }
 
 func write(t *testing.T, file, text string) {
 	t.Helper()
@@ -162,7 +162,7 @@ func (c *cluster) start(t *testing.T, id string) {
 	t.Helper()
 	i := c.apps[id]
 	if i == nil {
-		i = &instance{id: id, port: testkit.Port(t)}
+		i = &instance{id: id, port: testkit.FreePort(t)}
 		c.apps[id] = i
 	}
 	l, err := net.Listen("tcp", fmt.Sprint("127.0.0.1:", i.port))

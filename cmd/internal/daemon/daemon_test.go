@@ -121,7 +121,7 @@ func TestAdvertised(t *testing.T) {
 // An agent without resolvers starts, takes its own cluster's list from the feed, and ends when
 // it is told to.
 func TestAgentWithoutResolvers(t *testing.T) {
-	health := fmt.Sprint("127.0.0.1:", testkit.Port(t))
+	health := fmt.Sprint("127.0.0.1:", testkit.FreePort(t))
 	file := filepath.Join(t.TempDir(), "agent.yaml")
 	text := "cluster: east\nnode: n1\nsynchronizers: [127.0.0.1:1]\nhttp: {listen: 127.0.0.1:0}\ngrpc: {listen: 127.0.0.1:0}\nmetrics: {listen: " + health + "}\n"
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
