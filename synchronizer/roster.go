@@ -21,6 +21,7 @@ type roster struct {
 	member *store.Member
 	mirror *mirror.Mirror
 	log    *slog.Logger
+	tables map[string]*table // the clusters that this replica may own
 
 	// mu guards seats.
 	mu    sync.Mutex
@@ -35,8 +36,8 @@ type seat struct {
 	streams     int // an agent that reconnects may have two for a moment
 }
 
-func newRoster(st *store.Store, m *store.Member, mi *mirror.Mirror, log *slog.Logger) *roster {
-	return &roster{store: st, member: m, mirror: mi, log: log, seats: map[mirror.AgentKey]*seat{}}
+func newRoster(st *store.Store, m *store.Member, mi *mirror.Mirror, tables map[string]*table, log *slog.Logger) *roster {
+	return &roster{store: st, member: m, mirror: mi, tables: tables, log: log, seats: map[mirror.AgentKey]*seat{}}
 }
 
 // sit takes the place of (cluster, node) for an agent. A second live claimant is refused: two
@@ -103,8 +104,8 @@ func (r *roster) report(ctx context.Context, s *seat, req *feedv1.ReportRequest)
 			return status.Errorf(codes.Unavailable, "store: %v", err)
 		}
 	}
-	for cluster, epoch := range req.GetEpochs() {
-		r.member.RaiseEpoch(cluster, epoch)
+	for cluster := range r.tables {
+		r.member.RaiseEpoch(cluster, req.GetEpochs()[cluster])
 	}
 	return nil
 }

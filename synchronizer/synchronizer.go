@@ -106,7 +106,7 @@ func New(cfg Config, deps Deps) (*Synchronizer, error) {
 		names = append(names, name)
 	}
 	s.member = st.Member(store.MemberConfig{ID: cfg.ReplicaID, Address: deps.GRPC.Addr().String(), Clusters: names})
-	s.roster = newRoster(st, s.member, s.mirror, s.log)
+	s.roster = newRoster(st, s.member, s.mirror, s.tables, s.log)
 	return s, nil
 }
 

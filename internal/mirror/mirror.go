@@ -48,6 +48,7 @@ type Mirror struct {
 	listing    bool
 	nextID     string // of the running list
 	otherStore bool   // the running list is of another store than the last complete one
+	refill     string // the other store that was begun last, be its list complete or not
 	clusters   map[string]*cluster
 	agents     map[AgentKey]*agent
 	replicas   map[string]*replica
@@ -152,9 +153,10 @@ func (m *Mirror) Begin(storeID string) {
 	m.otherStore = storeID != m.storeID
 	m.generation++
 	m.listing = true
-	if !m.otherStore {
-		return
+	if !m.otherStore || m.refill == storeID {
+		return // a list that broke off brought some of that store's own epochs already
 	}
+	m.refill = storeID
 	for _, c := range m.clusters {
 		c.vouchAbove = c.highest
 	}

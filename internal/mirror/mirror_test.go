@@ -237,6 +237,17 @@ func TestListThatBreaksOff(t *testing.T) {
 	r.want("east", "a b")
 }
 
+// What a list that broke off brought of a new store does not make its marker one of the past.
+func TestListOfANewStoreThatBreaksOffHalfWay(t *testing.T) {
+	r := newRig(t)
+	r.list("s1", r.slice("east", 0, 1, 1, "a"), r.synced("east", 1))
+	r.m.Begin("s2")
+	r.apply(r.slice("east", 0, 2, 1, "b"), r.synced("east", 2))
+	r.want("east", "b")
+	r.list("s2", r.slice("east", 1, 2, 2, "c"), r.synced("east", 2))
+	r.want("east", "c")
+}
+
 func TestOwedSweepSurvivesTheDisk(t *testing.T) {
 	r := newRig(t)
 	agent := r.entry(keys.Key{Kind: keys.Agent, Cluster: "east", Node: "n1"}, &catalogv1.Agent{Cluster: "east", Node: "n1", Address: "10.0.0.1:50002"})

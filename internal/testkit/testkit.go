@@ -28,10 +28,11 @@ func Main(m *testing.M, cleanups ...func()) {
 	}))
 }
 
-// Context returns a context that ends with the test, and a minute after it began at the latest.
+// Context returns a context that ends with the test, and three minutes after it was made at the
+// latest: long enough for the slowest machine, short enough to tell what hung.
 func Context(t testing.TB) context.Context {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	t.Cleanup(cancel)
 	return ctx
 }
