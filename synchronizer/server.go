@@ -7,7 +7,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/health"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/reflection"
@@ -27,13 +26,40 @@ func (s *Synchronizer) grpcServer(ctx context.Context) *grpc.Server {
 	)
 	feedv1.RegisterFeedServer(srv, &feed{s: s, stopping: ctx})
 	adminv1.RegisterAdminServer(srv, &admin{s: s, stopping: ctx})
-	h := health.NewServer()
-	h.SetServingStatus("", healthv1.HealthCheckResponse_SERVING)
-	h.SetServingStatus(adminv1.Admin_ServiceDesc.ServiceName, healthv1.HealthCheckResponse_SERVING)
-	h.SetServingStatus(feedv1.Feed_ServiceDesc.ServiceName, healthv1.HealthCheckResponse_SERVING)
-	healthv1.RegisterHealthServer(srv, h)
+	healthv1.RegisterHealthServer(srv, s.health)
 	reflection.Register(srv)
 	return srv
+}
+
+// checkEvery is how often grpc.health looks whether the store answers.
+const checkEvery = time.Second
+
+// watchHealth keeps grpc.health at the same word as /readyz: serving while the store answers.
+func (s *Synchronizer) watchHealth(ctx context.Context) error {
+	tick := time.NewTicker(checkEvery)
+	defer tick.Stop()
+	for {
+		word := healthv1.HealthCheckResponse_NOT_SERVING
+		if s.ready(ctx) == nil {
+			word = healthv1.HealthCheckResponse_SERVING
+		}
+		for _, name := range []string{"", adminv1.Admin_ServiceDesc.ServiceName, feedv1.Feed_ServiceDesc.ServiceName} {
+			s.health.SetServingStatus(name, word)
+		}
+		select {
+		case <-ctx.Done():
+			s.health.Shutdown()
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
+}
+
+// ready says why the store does not answer now, or nil.
+func (s *Synchronizer) ready(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	return s.store.Check(ctx)
 }
 
 // httpHandler serves /metrics, /healthz (the process lives) and /readyz (the store answers,
@@ -45,9 +71,7 @@ func (s *Synchronizer) httpHandler() http.Handler {
 		writeText(w, http.StatusOK, "ok\n")
 	})
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
-		ctx, cancel := context.WithTimeout(r.Context(), time.Second)
-		defer cancel()
-		if err := s.store.Check(ctx); err != nil {
+		if err := s.ready(r.Context()); err != nil {
 			writeText(w, http.StatusServiceUnavailable, "store: "+err.Error()+"\n")
 			return
 		}

@@ -20,6 +20,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
 
 	"github.com/farcall/farcall/internal/catalog"
 	"github.com/farcall/farcall/internal/keys"
@@ -66,6 +67,7 @@ type Synchronizer struct {
 	member  *store.Member
 	mirror  *mirror.Mirror
 	hub     *hub
+	health  *health.Server
 	roster  *roster
 	tables  map[string]*table
 	intakes map[string]*intake.Intake
@@ -85,6 +87,7 @@ func New(cfg Config, deps Deps) (*Synchronizer, error) {
 		cfg: cfg, log: deps.Log, registry: deps.Registry, grpcL: deps.GRPC, httpL: deps.HTTP,
 		store:   st,
 		mirror:  mirror.New(schema),
+		health:  health.NewServer(),
 		tables:  map[string]*table{},
 		intakes: map[string]*intake.Intake{},
 	}
@@ -148,6 +151,7 @@ func (s *Synchronizer) Run(ctx context.Context) error {
 			}
 		})
 	})
+	g.Go(func() error { return s.watchHealth(gctx) })
 	g.Go(func() error { return s.serveGRPC(gctx) })
 	g.Go(func() error { return s.serveHTTP(gctx) })
 	err := g.Wait()

@@ -14,6 +14,10 @@ import (
 	"strings"
 	"testing"
 
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+
 	adminv1 "github.com/farcall/farcall/api/farcall/admin/v1"
 	storev1 "github.com/farcall/farcall/api/farcall/store/v1"
 	"github.com/farcall/farcall/internal/testkit"
@@ -188,6 +192,14 @@ func TestStartWithEverythingElseDown(t *testing.T) {
 	sync.Start()
 	wait("http://"+health+"/healthz", 200, "ok")
 	wait("http://"+health+"/readyz", 503, "store")
+	conn, err := grpc.NewClient(admin, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if h, err := healthv1.NewHealthClient(conn).Check(ctx, &healthv1.HealthCheckRequest{}); err != nil || h.GetStatus() != healthv1.HealthCheckResponse_NOT_SERVING {
+		t.Errorf("grpc.health without a store: %v %v", h, err)
+	}
 	agent := testkit.NewDaemon(t, filepath.Join(bin, "agent"), "agent", "--config", filepath.Join(dir, "agent.yml"))
 	agent.Start()
 	wait("http://"+agentHealth+"/readyz", 200, "degraded")

@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	reflectionv1 "google.golang.org/grpc/reflection/grpc_reflection_v1"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
@@ -149,6 +150,9 @@ func admin(w *world) {
 	agents, err := c.ListAgents(w.ctx, &adminv1.ListAgentsRequest{})
 	if err != nil || len(agents.GetAgents()) != 2 || !agents.GetAgents()[0].GetConnected() {
 		w.t.Errorf("ListAgents: %v %v", agents, err)
+	}
+	if h, err := healthv1.NewHealthClient(w.conn).Check(w.ctx, &healthv1.HealthCheckRequest{Service: "farcall.admin.v1.Admin"}); err != nil || h.GetStatus() != healthv1.HealthCheckResponse_SERVING {
+		w.t.Errorf("grpc.health: %v %v", h, err)
 	}
 	if names := reflected(w); !slices.Contains(names, "farcall.admin.v1.Admin") || !slices.Contains(names, "grpc.health.v1.Health") {
 		w.t.Errorf("reflection names %v", names)
