@@ -26,7 +26,10 @@ func (n Name) String() string { return n.Namespace + "/" + n.Service }
 
 // Compare orders names by namespace, then service.
 func (n Name) Compare(o Name) int {
-	return cmp.Or(cmp.Compare(n.Namespace, o.Namespace), cmp.Compare(n.Service, o.Service))
+	if c := cmp.Compare(n.Namespace, o.Namespace); c != 0 {
+		return c
+	}
+	return cmp.Compare(n.Service, o.Service)
 }
 
 // ParseName reads what an application writes for a service: "app" or "app.namespace", as
@@ -63,7 +66,14 @@ func (id ID) String() string { return id.Cluster + "/" + id.Name.String() + "/" 
 
 // Compare orders identities by cluster, namespace, service and instance.
 func (id ID) Compare(o ID) int {
-	return cmp.Or(cmp.Compare(id.Cluster, o.Cluster), id.Name.Compare(o.Name), cmp.Compare(id.Instance, o.Instance))
+	// Not cmp.Or, which would make all comparisons each time: long lists are ordered by this.
+	if c := cmp.Compare(id.Cluster, o.Cluster); c != 0 {
+		return c
+	}
+	if c := id.Name.Compare(o.Name); c != 0 {
+		return c
+	}
+	return cmp.Compare(id.Instance, o.Instance)
 }
 
 // Locality says where an instance or a caller is; empty fields are unknown.

@@ -91,7 +91,7 @@ func (m *Mirror) applySlice(k keys.Key, e *feedv1.Entry, ch *Changes) {
 		c.services[k.Name] = s
 	}
 	s.slices[k.Slice] = next
-	m.dirty[s] = struct{}{}
+	m.touch(s, old, next)
 	ch.service(k.Name)
 }
 
@@ -135,13 +135,14 @@ func (m *Mirror) deleteSlice(k keys.Key, ch *Changes) {
 	if s == nil || s.slices[k.Slice] == nil {
 		return
 	}
+	gone := s.slices[k.Slice]
 	delete(s.slices, k.Slice)
 	ch.service(k.Name)
 	if len(s.slices) == 0 {
 		delete(c.services, k.Name)
 		return
 	}
-	m.dirty[s] = struct{}{}
+	m.touch(s, gone, nil)
 }
 
 func (m *Mirror) applyMeta(k keys.Key, e *feedv1.Entry, ch *Changes) {

@@ -18,7 +18,6 @@ package mirror
 
 import (
 	"maps"
-	"slices"
 	"sync"
 	"time"
 
@@ -53,7 +52,7 @@ type Mirror struct {
 	agents     map[AgentKey]*agent
 	replicas   map[string]*replica
 	refused    map[Refusal]uint64
-	dirty      map[*service]struct{} // whose list is to be made anew before mu is released
+	dirty      map[*service]*edit // whose list is to be made anew before mu is released
 }
 
 // AgentKey names an agent: at most one is live at a node of a cluster.
@@ -89,6 +88,7 @@ type cluster struct {
 type service struct {
 	slices map[uint32]*slice
 	list   []*catalog.Instance // union of slices in identity order; immutable
+	twice  bool                // some identity stands in two slices
 }
 
 type slice struct {
@@ -118,7 +118,7 @@ func New(schema keys.Schema) *Mirror {
 		agents:   map[AgentKey]*agent{},
 		replicas: map[string]*replica{},
 		refused:  map[Refusal]uint64{},
-		dirty:    map[*service]struct{}{},
+		dirty:    map[*service]*edit{},
 	}
 }
 
@@ -228,8 +228,10 @@ func (m *Mirror) End(revision int64) Changes {
 
 // relist makes the lists anew that a batch changed, once each. Caller holds mu.
 func (m *Mirror) relist() {
-	for s := range m.dirty {
-		s.relist()
+	for s, e := range m.dirty {
+		if e.count > 1 || !s.splice(e.was, e.is) {
+			s.relist()
+		}
 	}
 	clear(m.dirty)
 }
@@ -247,46 +249,8 @@ func (m *Mirror) sweep(c *cluster, ch *Changes) {
 			delete(c.services, n)
 			continue
 		}
-		m.dirty[s] = struct{}{}
+		m.touch(s, nil, nil)
+		m.touch(s, nil, nil) // more than one slice may have gone
 	}
 	c.sweepOwed = false
-}
-
-// relist makes the service's list anew from its slices. An instance that stands in two slices,
-// as it may between two transactions, is listed once, from the later writing.
-func (s *service) relist() {
-	n := 0
-	for _, sl := range s.slices {
-		n += len(sl.instances)
-	}
-	type ranked struct {
-		i  *catalog.Instance
-		sl *slice
-	}
-	all := make([]ranked, 0, n)
-	for _, sl := range s.slices {
-		for _, i := range sl.instances {
-			all = append(all, ranked{i, sl})
-		}
-	}
-	slices.SortFunc(all, func(a, b ranked) int {
-		if c := a.i.ID.Compare(b.i.ID); c != 0 {
-			return c
-		}
-		if a.sl.newer(b.sl) {
-			return -1
-		}
-		return 1
-	})
-	list := make([]*catalog.Instance, 0, n)
-	for _, r := range all {
-		if len(list) == 0 || list[len(list)-1].ID != r.i.ID {
-			list = append(list, r.i)
-		}
-	}
-	s.list = list
-}
-
-func (sl *slice) newer(o *slice) bool {
-	return sl.epoch > o.epoch || sl.epoch == o.epoch && sl.seq > o.seq
 }

@@ -379,6 +379,46 @@ func TestUnchangedInstancesKeepTheirPointer(t *testing.T) {
 	}
 }
 
+// However slices come, change and go, the list is what a reader that starts over would have.
+func FuzzListIsTheUnion(f *testing.F) {
+	f.Add([]byte{0, 1, 2, 1, 9, 17, 0, 0, 0, 2, 3, 4})
+	f.Add([]byte{0, 255, 255, 1, 255, 255, 0, 0, 0, 1, 1, 1})
+	f.Fuzz(func(t *testing.T, script []byte) {
+		r := newRig(t)
+		r.list("s1", r.synced("east", 1))
+		seq := uint64(1)
+		for ; len(script) >= 3; script = script[3:] {
+			// Four slices; the bits say which of sixteen identities are in this one now.
+			num, bits := uint32(script[0]%4), uint16(script[1])<<8|uint16(script[2])
+			seq++
+			if script[0] >= 128 {
+				r.apply(deleted(r.slice("east", num, 1, seq)))
+			} else {
+				var ids []string
+				for b := range 16 {
+					if bits>>b&1 == 1 {
+						ids = append(ids, fmt.Sprintf("i%02d", b))
+					}
+				}
+				r.apply(r.slice("east", num, 1, seq, ids...))
+			}
+			got, known := r.m.Instances("east", cart)
+			s := r.m.clusters["east"].services[cart]
+			if known != (s != nil) {
+				t.Fatalf("known %v", known)
+			}
+			if s == nil {
+				continue
+			}
+			again := &service{slices: s.slices}
+			again.relist()
+			if !slices.Equal(got, again.list) {
+				t.Fatalf("list %v, anew %v", got, again.list)
+			}
+		}
+	})
+}
+
 func FuzzApply(f *testing.F) {
 	f.Add("/farcall/v1/test/clusters/east/services/default/cart/0", []byte{1, 10, 4})
 	f.Add("/farcall/v1/test/clusters/east/synced", []byte{1})
