@@ -54,16 +54,22 @@ func (w *watchdog) note(batch []*feedv1.Entry) {
 // foreign returns whether a change of the cluster was noted that wrote says it did not make, and
 // forgets them all.
 func (w *watchdog) foreign(cluster string, wrote func(int64) bool) bool {
-	w.mu.Lock()
-	at := w.seen[cluster]
-	if len(at) > 0 {
-		w.seen[cluster] = map[int64]struct{}{}
-	}
-	w.mu.Unlock()
-	for revision := range at {
+	for revision := range w.take(cluster) {
 		if !wrote(revision) {
 			return true
 		}
 	}
 	return false
+}
+
+// take returns what was noted of a cluster, for the caller alone.
+func (w *watchdog) take(cluster string) map[int64]struct{} {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	at := w.seen[cluster]
+	if len(at) == 0 {
+		return nil
+	}
+	w.seen[cluster] = map[int64]struct{}{}
+	return at
 }
