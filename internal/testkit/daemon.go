@@ -53,7 +53,7 @@ func (d *Daemon) Kill() { d.p.kill() }
 func (d *Daemon) Term() { d.p.t.Helper(); d.p.signal(syscall.SIGTERM) }
 
 // Pause stops the whole process as it is; Resume lets it go on.
-func (d *Daemon) Pause() { d.p.t.Helper(); d.p.signal(syscall.SIGSTOP) }
+func (d *Daemon) Pause() { d.p.t.Helper(); d.p.pause() }
 
 // Resume lets a paused process go on.
 func (d *Daemon) Resume() { d.p.t.Helper(); d.p.signal(syscall.SIGCONT) }

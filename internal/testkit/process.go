@@ -118,6 +118,30 @@ func (p *process) signal(sig syscall.Signal) {
 	}
 }
 
+// pause stops the process and returns when all its threads stand still: on a busy machine they
+// work on for a while after the signal. Where there is no /proc it does not wait.
+func (p *process) pause() {
+	p.t.Helper()
+	p.signal(syscall.SIGSTOP)
+	Eventually(p.t, Context(p.t), p.name+" stands still", func() error {
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", p.cmd.Process.Pid))
+		if err != nil {
+			return err
+		}
+		for _, t := range threads {
+			b, err := os.ReadFile(t)
+			if err != nil {
+				return err
+			}
+			// The state follows the name, which is in brackets and may hold some itself.
+			if at := bytes.LastIndexByte(b, ')'); at < 0 || !bytes.HasPrefix(b[at:], []byte(") T")) {
+				return fmt.Errorf("%s: %.80s", t, b)
+			}
+		}
+		return nil
+	})
+}
+
 func (p *process) ended() bool {
 	select {
 	case <-p.done:

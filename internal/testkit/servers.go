@@ -110,7 +110,7 @@ func (s *ConsulServer) Start() {
 }
 
 // Pause stops the server's work (SIGSTOP): it accepts connections and answers nothing.
-func (s *ConsulServer) Pause() { s.proc.signal(syscall.SIGSTOP) }
+func (s *ConsulServer) Pause() { s.proc.pause() }
 
 // Resume ends a Pause.
 func (s *ConsulServer) Resume() { s.proc.signal(syscall.SIGCONT) }
@@ -210,7 +210,7 @@ func (m *EtcdMember) Kill() { m.proc.kill() }
 func (m *EtcdMember) Start() { m.proc.start() }
 
 // Pause stops the member's work (SIGSTOP): it accepts connections and answers nothing.
-func (m *EtcdMember) Pause() { m.proc.signal(syscall.SIGSTOP) }
+func (m *EtcdMember) Pause() { m.proc.pause() }
 
 // Resume ends a Pause.
 func (m *EtcdMember) Resume() { m.proc.signal(syscall.SIGCONT) }
