@@ -84,16 +84,9 @@ func grpcMetadata(r *invoke.Request) metadata.MD {
 			continue
 		}
 		for _, v := range values {
-			if strings.HasSuffix(key, "-bin") {
-				raw, err := base64.StdEncoding.DecodeString(v)
-				if err != nil {
-					continue
-				}
-				v = string(raw)
-			} else if !invoke.Printable(v) {
-				continue
+			if v, ok := invoke.MetadataValue(key, v); ok {
+				md[key] = append(md[key], v)
 			}
-			md[key] = append(md[key], v)
 		}
 	}
 	if r.ContentType != "" && r.Verb != "" && invoke.Printable(r.ContentType) {

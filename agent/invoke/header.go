@@ -1,6 +1,7 @@
 package invoke
 
 import (
+	"encoding/base64"
 	"strings"
 )
 
@@ -108,6 +109,16 @@ func PermanentHTTPHeader(k string) bool {
 		return true
 	}
 	return false
+}
+
+// MetadataValue gives a header's value as gRPC metadata holds it under key: binary values, which
+// Header has in base64, as they are. It reports false for one that cannot stand there.
+func MetadataValue(key, v string) (string, bool) {
+	if !strings.HasSuffix(key, "-bin") {
+		return v, Printable(v)
+	}
+	raw, err := base64.StdEncoding.DecodeString(v)
+	return string(raw), err == nil
 }
 
 // ValidMetadataKey and Printable are gRPC's own rules for the keys and values of metadata

@@ -445,10 +445,7 @@ type RegistryStatus struct {
 	// In words; empty when state is OK.
 	LastError string `protobuf:"bytes,3,opt,name=last_error,json=lastError,proto3" json:"last_error,omitempty"`
 	// For people only: no decision is made on it.
-	Since     *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=since,proto3" json:"since,omitempty"`
-	Revision  string                 `protobuf:"bytes,5,opt,name=revision,proto3" json:"revision,omitempty"`
-	Services  uint64                 `protobuf:"varint,6,opt,name=services,proto3" json:"services,omitempty"`
-	Instances uint64                 `protobuf:"varint,7,opt,name=instances,proto3" json:"instances,omitempty"`
+	Since *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=since,proto3" json:"since,omitempty"`
 	// Removals that the guard holds back.
 	Held uint64 `protobuf:"varint,8,opt,name=held,proto3" json:"held,omitempty"`
 	// Records set aside as unusable, and why the last one was.
@@ -514,27 +511,6 @@ func (x *RegistryStatus) GetSince() *timestamppb.Timestamp {
 		return x.Since
 	}
 	return nil
-}
-
-func (x *RegistryStatus) GetRevision() string {
-	if x != nil {
-		return x.Revision
-	}
-	return ""
-}
-
-func (x *RegistryStatus) GetServices() uint64 {
-	if x != nil {
-		return x.Services
-	}
-	return 0
-}
-
-func (x *RegistryStatus) GetInstances() uint64 {
-	if x != nil {
-		return x.Instances
-	}
-	return 0
 }
 
 func (x *RegistryStatus) GetHeld() uint64 {
@@ -694,16 +670,13 @@ const file_farcall_store_v1_store_proto_rawDesc = "" +
 	"\x03seq\x18\a \x01(\x04R\x03seq\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x8a\x03\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xba\x02\n" +
 	"\x0eRegistryStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12<\n" +
 	"\x05state\x18\x02 \x01(\x0e2&.farcall.store.v1.RegistryStatus.StateR\x05state\x12\x1d\n" +
 	"\n" +
 	"last_error\x18\x03 \x01(\tR\tlastError\x120\n" +
-	"\x05since\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x1a\n" +
-	"\brevision\x18\x05 \x01(\tR\brevision\x12\x1a\n" +
-	"\bservices\x18\x06 \x01(\x04R\bservices\x12\x1c\n" +
-	"\tinstances\x18\a \x01(\x04R\tinstances\x12\x12\n" +
+	"\x05since\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x12\n" +
 	"\x04held\x18\b \x01(\x04R\x04held\x12\x1b\n" +
 	"\tset_aside\x18\t \x01(\x04R\bsetAside\x12$\n" +
 	"\x0elast_set_aside\x18\n" +
@@ -712,7 +685,7 @@ const file_farcall_store_v1_store_proto_rawDesc = "" +
 	"\aPENDING\x10\x00\x12\x06\n" +
 	"\x02OK\x10\x01\x12\n" +
 	"\n" +
-	"\x06FAILED\x10\x02\"8\n" +
+	"\x06FAILED\x10\x02J\x04\b\x05\x10\b\"8\n" +
 	"\x06Synced\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\",\n" +
