@@ -146,8 +146,8 @@ func TestRealRegistrarOutlivesConsul(t *testing.T) {
 	line := fmt.Sprintf("cart/cart-1 127.0.0.1:%d w=1 HEALTHY via 127.0.0.1:50002", cart.port)
 	testkit.Eventually(t, within(t, 5*time.Second), "it is registered", rec.shows(line))
 	srv.Kill()
+	before, _, _ := rec.all() // the new one may have been read by the time that it is known to be ready
 	srv.Start()
-	before, _, _ := rec.all()
 	testkit.Eventually(t, within(t, 10*time.Second), "it is registered again", func() error {
 		if updates, _, _ := rec.all(); len(updates) == len(before) {
 			return errors.New("the new Consul was not read yet")
