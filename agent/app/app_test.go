@@ -231,20 +231,17 @@ func wantError(t *testing.T, err error, code codes.Code, text string) {
 func TestNotListening(t *testing.T) {
 	for _, protocol := range []Protocol{HTTP, H2C, GRPC} {
 		t.Run(string(protocol), func(t *testing.T) {
-			l, err := net.Listen("tcp", "127.0.0.1:0")
-			if err != nil {
-				t.Fatal(err)
-			}
-			e := endpoint(t, l.Addr())
+			at := &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: testkit.FreePort(t)}
+			e := endpoint(t, at)
 			e.Protocol = protocol
-			l.Close()
 			c := channels(t)
 			ctx := testkit.Context(t)
 			for range 2 {
 				_, err := c.Deliver(ctx, e, post("x"))
 				wantError(t, err, codes.Unavailable, "does not take connections")
 			}
-			if l, err = net.Listen("tcp", l.Addr().String()); err != nil {
+			l, err := net.Listen("tcp", at.String())
+			if err != nil {
 				t.Fatal(err)
 			}
 			serveAll(t, l)

@@ -93,9 +93,7 @@ func TestAfterAFailure(t *testing.T) {
 	for _, givenUp := range []bool{true, false} {
 		t.Run(fmt.Sprintf("given up=%v", givenUp), func(t *testing.T) {
 			ctx := testkit.Context(t)
-			l := listen(t, "127.0.0.1:0")
-			l.Close()
-			addr := l.Addr().String()
+			addr := fmt.Sprint("127.0.0.1:", testkit.FreePort(t))
 			p := pool(t, Config{Options: []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
 				Backoff: backoff.Config{BaseDelay: time.Hour, Multiplier: 1, MaxDelay: time.Hour}, MinConnectTimeout: time.Second,
 			})}})
@@ -122,15 +120,14 @@ func TestAfterAFailure(t *testing.T) {
 
 // TestRetiredLivesOn says that a connection that is replaced is closed with its last call.
 func TestRetiredLivesOn(t *testing.T) {
-	l := listen(t, "127.0.0.1:0")
-	l.Close()
+	addr := testkit.Nobody(t).String()
 	p := pool(t, Config{})
-	old, err := p.Acquire(l.Addr().String())
+	old, err := p.Acquire(addr)
 	if err != nil {
 		t.Fatal(err)
 	}
 	p.GiveUp(old)
-	next, err := p.Acquire(l.Addr().String())
+	next, err := p.Acquire(addr)
 	if err != nil || next == old {
 		t.Fatalf("got the same one, %v", err)
 	}

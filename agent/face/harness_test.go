@@ -201,11 +201,9 @@ func (p *peerAgent) local() relay.Target {
 // nobody is a target at an address where nobody listens.
 func nobody(t testing.TB, instance string) relay.Target {
 	t.Helper()
-	l := listen(t)
-	l.Close()
 	return relay.Target{
 		Instance: &catalog.Instance{ID: catalog.ID{Cluster: "west", Name: catalog.Name{Namespace: "shop", Service: "cart"}, Instance: instance}},
-		Dial:     l.Addr().String(),
+		Dial:     testkit.Nobody(t).String(),
 	}
 }
 

@@ -209,15 +209,13 @@ func TestPeerRefuses(t *testing.T) {
 func TestPeerOutcomes(t *testing.T) {
 	e, _ := dying(t, "")
 	half, _ := dying(t, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")
-	l := listen(t)
-	l.Close()
 	for _, c := range []struct {
 		what string
 		app  app.Endpoint
 		code codes.Code
 		body string
 	}{
-		{"does not listen", endpoint(t, l.Addr(), app.HTTP), codes.Unavailable, ""},
+		{"does not listen", endpoint(t, testkit.Nobody(t), app.HTTP), codes.Unavailable, ""},
 		{"dies", e, codes.Internal, ""},
 		{"dies half way", half, codes.Internal, "hello"},
 	} {

@@ -20,7 +20,7 @@ func TestSuspectsAreDialledAndComeBack(t *testing.T) {
 	tr := New(testkit.Log(t), prometheus.NewRegistry(), func(d map[string]struct{}) { down.Store(&d) })
 	testkit.Go(t, "tracker", tr.Run)
 
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := net.Listen("tcp", fmt.Sprint("127.0.0.1:", testkit.FreePort(t)))
 	if err != nil {
 		t.Fatal(err)
 	}
