@@ -60,7 +60,7 @@ test: ## Tests that need no servers, with the race detector, in random order
 	$(GO) test -race -shuffle=on $(GOTESTFLAGS) ./...
 
 .PHONY: test-real
-test-real: servers ## Tests against real Consul and etcd processes
+test-real: servers system ## Tests against real servers, several hosts in network namespaces among them (root)
 	$(GO) test -race -tags real -run '^TestReal' -p 2 -timeout 20m $(GOTESTFLAGS) ./...
 
 .PHONY: fuzz
@@ -111,12 +111,28 @@ check-generated: $(PROTO_TOOLS) ## Fail if the generated code is not what the .p
 tools: $(PROTO_TOOLS) $(BIN)/golangci-lint $(BIN)/govulncheck $(BIN)/benchstat ## Build every tool into ./bin
 
 .PHONY: servers
-servers: $(SERV)/etcd $(SERV)/etcdctl $(SERV)/consul ## Build the servers that test-real starts (minutes, once)
+servers: $(addprefix $(SERV)/,etcd etcdctl consul kube-apiserver coredns daprd) ## Build the servers that test-real starts (minutes, once)
 
-# $(call tool,folder,binary,package) builds a package of the module in folder.
+# Each is a command, and the Debian package that it is in. The packages' own services are not
+# started: the tests start what they need.
+SYSTEM := ip=iproute2 dbus-daemon=dbus avahi-daemon=avahi-daemon avahi-publish=avahi-utils named=bind9
+
+.PHONY: system
+system: ## Debian packages that test-real needs, installed where they are missing (root)
+	@missing=(); PATH=$$PATH:/usr/sbin:/sbin; \
+	for s in $(SYSTEM); do command -v "$${s%%=*}" >/dev/null || missing+=("$${s#*=}"); done; \
+	if (( $${#missing[@]} )); then \
+		echo "installing $${missing[*]}"; \
+		export DEBIAN_FRONTEND=noninteractive; \
+		install() { apt-get install -qq -y --no-install-recommends "$${missing[@]}" >/dev/null; }; \
+		install || { apt-get -qq update && install; } \
+		|| { echo "make test-real needs these Debian packages: $${missing[*]}" >&2; exit 1; }; \
+	fi
+
+# $(call tool,folder,binary,package,flags) builds a package of the module in folder.
 define tool
 $(2): $(1)/go.mod $(1)/go.sum
-	$(GO) build -C $(1) -trimpath -o $$@ $(3)
+	$(GO) build -C $(1) -trimpath $(4) -o $$@ $(3)
 endef
 
 $(eval $(call tool,internal/tools/proto,$(BIN)/buf,github.com/bufbuild/buf/cmd/buf))
@@ -128,3 +144,6 @@ $(eval $(call tool,internal/tools/benchstat,$(BIN)/benchstat,golang.org/x/perf/c
 $(eval $(call tool,test/servers/etcd,$(SERV)/etcd,go.etcd.io/etcd/server/v3))
 $(eval $(call tool,test/servers/etcd,$(SERV)/etcdctl,go.etcd.io/etcd/etcdctl/v3))
 $(eval $(call tool,test/servers/consul,$(SERV)/consul,github.com/hashicorp/consul))
+$(eval $(call tool,test/servers/kubernetes,$(SERV)/kube-apiserver,k8s.io/kubernetes/cmd/kube-apiserver))
+$(eval $(call tool,test/servers/coredns,$(SERV)/coredns,github.com/coredns/coredns))
+$(eval $(call tool,test/servers/dapr,$(SERV)/daprd,github.com/dapr/dapr/cmd/daprd,-tags stablecomponents))

@@ -2,9 +2,10 @@
 // the federation's feed, merges both into a view, and serves calls of the node's applications
 // and of peers.
 //
-// Its rooms do the work: uplink (feed), view (merge), pick (choice), relay (attempts), app
-// (delivery), face (servers), reachability (which peers answer). This package only connects
-// them and answers the relay's query from the view.
+// Its rooms do the work: uplink (feed), contribute (what the own registries say, to those who ask
+// for it), view (merge), pick (choice), relay (attempts), app (delivery), face (servers),
+// reachability (which peers answer). This package only connects them and answers the relay's
+// query from the view.
 //
 // Goroutines: Run owns them all, in three groups that end one after the other: what tells
 // others of this agent, what serves, and what those two need.
@@ -27,6 +28,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/farcall/farcall/agent/app"
+	"github.com/farcall/farcall/agent/contribute"
 	"github.com/farcall/farcall/agent/face"
 	"github.com/farcall/farcall/agent/invoke"
 	"github.com/farcall/farcall/agent/reachability"
@@ -35,6 +37,7 @@ import (
 	"github.com/farcall/farcall/agent/view"
 	catalogv1 "github.com/farcall/farcall/api/farcall/catalog/v1"
 	"github.com/farcall/farcall/internal/catalog"
+	"github.com/farcall/farcall/internal/mirror"
 	"github.com/farcall/farcall/internal/reach"
 	"github.com/farcall/farcall/resolvers"
 	"github.com/farcall/farcall/resolvers/intake"
@@ -51,7 +54,11 @@ type Config struct {
 	// Intake reads the registries of the agent's own cluster; without any, the own cluster's list
 	// comes from the feed.
 	Intake intake.Config
-	Apps   []App
+	// Links gives, by the name of a registry of Intake, what the cluster's agents call it where
+	// the cluster is read via them: contribute.LinkSource.Name. A registry that is missing here is
+	// called by its name.
+	Links map[string]func() string
+	Apps  []App
 	// Strategy holds where the call names none.
 	Strategy strategy.Kind
 	// Address is host:port of the internal listener as peers reach it.
@@ -88,15 +95,16 @@ type Agent struct {
 	deps Deps
 	log  *slog.Logger
 
-	book    *view.Book
-	intake  *intake.Intake // nil without registries
-	uplink  *uplink.Uplink
-	tracker *reachability.Tracker
-	apps    *app.Channels
-	relay   *relay.Relay
-	peer    *face.Peer
-	http    *face.HTTP
-	grpc    *face.GRPC
+	book        *view.Book
+	intake      *intake.Intake // nil without registries
+	uplink      *uplink.Uplink
+	contributor *contribute.Contributor
+	tracker     *reachability.Tracker
+	apps        *app.Channels
+	relay       *relay.Relay
+	peer        *face.Peer
+	http        *face.HTTP
+	grpc        *face.GRPC
 
 	draining atomic.Bool
 	read     atomic.Bool // the own registries were all read
@@ -115,19 +123,14 @@ func New(cfg Config, deps Deps) (*Agent, error) {
 	a.book = view.New(view.Config{Self: self, Locality: cfg.Locality, HasRegistry: len(cfg.Intake.Registries) > 0, Ports: ports})
 	a.tracker = reachability.New(deps.Log, deps.Registry, a.book.Reachable)
 	r.book, r.tracker = a.book, a.tracker
-	a.uplink = uplink.New(uplink.Config{Synchronizers: cfg.Synchronizers, Agent: a.record(), File: cfg.ViewFile},
-		uplink.Deps{Log: deps.Log, Metrics: deps.Registry, Listener: a.book})
-	var err error
-	if len(cfg.Intake.Registries) > 0 {
-		if a.intake, err = intake.New(cfg.Intake, intake.Deps{Log: deps.Log, Metrics: intake.NewMetrics(deps.Registry)}); err != nil {
-			return nil, err
-		}
+	if err := a.rooms(); err != nil {
+		return nil, err
 	}
 	if err := a.faces(r); err != nil {
 		return nil, err
 	}
 	deps.Registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "farcall_agent_degraded", Help: "1 while the feed is down or the own registries were not all read.",
+		Name: "farcall_agent_degraded", Help: "1 while the agent has to do without something; /readyz says in words without what.",
 	}, func() float64 {
 		if len(a.degraded()) > 0 {
 			return 1
@@ -135,6 +138,50 @@ func New(cfg Config, deps Deps) (*Agent, error) {
 		return 0
 	}))
 	return a, nil
+}
+
+// rooms makes what reads the registries and what speaks with the synchronizers.
+func (a *Agent) rooms() (err error) {
+	record := a.record()
+	a.uplink = uplink.New(uplink.Config{Synchronizers: a.cfg.Synchronizers, Agent: record, File: a.cfg.ViewFile},
+		uplink.Deps{Log: a.log, Metrics: a.deps.Registry, Listener: follower{a}})
+	told := contribute.Config{
+		Cluster: a.cfg.Cluster, Node: a.cfg.Node, Incarnation: record.GetIncarnation(), Synchronizers: a.cfg.Synchronizers,
+	}
+	read := a.cfg.Intake
+	for _, r := range read.Registries {
+		name := a.cfg.Links[r.Name]
+		if name == nil {
+			name = func() string { return r.Name }
+		}
+		told.Links = append(told.Links, contribute.LinkSource{Registry: r, Name: name})
+	}
+	if a.contributor, err = contribute.New(told, contribute.Deps{Log: a.log, Metrics: a.deps.Registry, Links: a.book.Links}); err != nil {
+		return err
+	}
+	if len(read.Registries) == 0 {
+		return nil
+	}
+	read.Registries = a.contributor.Registries()
+	a.intake, err = intake.New(read, intake.Deps{Log: a.log, Metrics: intake.NewMetrics(a.deps.Registry)})
+	return err
+}
+
+// follower hands on what the feed brings: to the view, and to the contributor whether the cluster
+// is read via its agents.
+type follower struct{ *Agent }
+
+var _ uplink.Listener = follower{}
+
+// Attach implements uplink.Listener.
+func (f follower) Attach(m *mirror.Mirror) { f.book.Attach(m) }
+
+// Changed implements uplink.Listener.
+func (f follower) Changed(ch mirror.Changes) {
+	f.book.Changed(ch)
+	if ch.Clusters {
+		f.contributor.Switch(f.book.ViaAgents(), f.uplink.Federation())
+	}
 }
 
 // record is what the agent says of itself.
@@ -146,6 +193,7 @@ func (a *Agent) record() *catalogv1.Agent {
 	for _, p := range a.cfg.Apps {
 		rec.Apps = append(rec.Apps, &catalogv1.App{
 			Namespace: p.Name.Namespace, Id: p.Name.Service, Port: uint32(p.Port), Protocol: string(p.Protocol),
+			Registered: p.Register,
 		})
 	}
 	return rec
@@ -213,7 +261,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		func(ctx context.Context) error { return a.http.Run(ctx, a.deps.HTTP) },
 		func(ctx context.Context) error { return a.grpc.Run(ctx, a.deps.GRPC) },
 	)
-	told := start(life, a.uplink.Run, a.register)
+	told := start(life, a.uplink.Run, a.contributor.Run, a.register)
 
 	<-life.Done()
 	a.drain()
@@ -249,6 +297,7 @@ func (a *Agent) resolve(ctx context.Context) error {
 	return a.intake.Run(ctx, func(ch intake.Change) {
 		a.read.Store(ch.Complete)
 		a.book.Local(ch)
+		a.contributor.Read(ch.Registries)
 	})
 }
 
@@ -295,6 +344,9 @@ func (a *Agent) degraded() []string {
 	}
 	if !a.read.Load() {
 		out = append(out, "the own registries were not all read")
+	}
+	if a.contributor.Ownerless() {
+		out = append(out, "the synchronizer that writes this cluster hears nothing of this agent: what its registries say is not told to others")
 	}
 	return out
 }

@@ -33,6 +33,7 @@ type admin struct {
 // ListClusters answers for every cluster in the store and every one that this replica is
 // configured for, though it may not have been read yet.
 func (a *admin) ListClusters(_ context.Context, req *adminv1.ListClustersRequest) (*adminv1.ListClustersResponse, error) {
+	now := time.Now()
 	clusters := a.clusters()
 	if err := fresh(clusters, req.GetMaxStaleness()); err != nil {
 		return nil, err
@@ -43,7 +44,7 @@ func (a *admin) ListClusters(_ context.Context, req *adminv1.ListClustersRequest
 			Name: c.Name, State: c.State.Proto(), Age: age(c), Epoch: c.Epoch,
 			Owner: c.Meta.GetOwner(), Locality: c.Meta.GetLocality(), Labels: c.Meta.GetLabels(),
 			Services: uint64(c.Services), Instances: uint64(c.Instances),
-			Registries: c.Meta.GetRegistries(),
+			Registries: a.s.statuses(c, now),
 		}
 		resp.Clusters = append(resp.Clusters, out)
 	}

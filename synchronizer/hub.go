@@ -27,6 +27,7 @@ type hub struct {
 	// mu guards all below.
 	mu       sync.Mutex
 	changed  chan struct{} // closed and replaced when there is something new
+	agents   chan struct{} // the same for agents' records alone
 	storeID  string
 	revision int64 // 0 until the first list is complete
 	entries  map[string]*feedv1.Entry
@@ -47,6 +48,7 @@ func newHub(schema keys.Schema, federation string, m *mirror.Mirror, mt *metrics
 		federation: federation, mirror: m, metrics: mt,
 		watchdog: &watchdog{schema: schema},
 		changed:  make(chan struct{}),
+		agents:   make(chan struct{}),
 		entries:  map[string]*feedv1.Entry{},
 		listed:   make(chan struct{}),
 	}
@@ -69,7 +71,7 @@ func (h *hub) Apply(entries []store.Entry, revision int64) {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.mirror.Apply(time.Now(), batch, revision)
+	h.noteAgents(h.mirror.Apply(time.Now(), batch, revision))
 	if h.pending != nil {
 		for _, e := range batch {
 			h.pending[e.Key] = e
@@ -84,7 +86,7 @@ func (h *hub) Apply(entries []store.Entry, revision int64) {
 func (h *hub) End(revision int64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.mirror.End(revision)
+	h.noteAgents(h.mirror.End(revision))
 	h.metrics.relists.Inc()
 	next := h.pending
 	h.pending = nil
@@ -251,4 +253,19 @@ func (h *hub) wait() <-chan struct{} {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.changed
+}
+
+// agentsChanged returns a channel that is closed at the next change of an agent's record.
+func (h *hub) agentsChanged() <-chan struct{} {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.agents
+}
+
+// noteAgents wakes those who follow agents' records. Caller holds mu.
+func (h *hub) noteAgents(ch mirror.Changes) {
+	if ch.Agents {
+		close(h.agents)
+		h.agents = make(chan struct{})
+	}
 }

@@ -6,12 +6,11 @@ import (
 	"slices"
 	"time"
 
-	"google.golang.org/protobuf/types/known/timestamppb"
-
 	storev1 "github.com/farcall/farcall/api/farcall/store/v1"
 	"github.com/farcall/farcall/internal/catalog"
 	"github.com/farcall/farcall/internal/store"
 	"github.com/farcall/farcall/resolvers/intake"
+	"github.com/farcall/farcall/synchronizer/links"
 )
 
 // confirmEvery is how often the publishing loop says that its sources were confirmed. It is
@@ -26,20 +25,14 @@ const confirmWithin = 2 * time.Second
 // freshness of the cluster comes from here, so a loop that hangs makes the cluster stale even
 // while the process and its connections live.
 func (s *Synchronizer) own(ctx context.Context, term *store.Term) error {
-	o := &owner{
-		s: s, term: term,
-		table:  s.tables[term.Cluster()],
-		intake: s.intakes[term.Cluster()],
-		log:    s.log.With("cluster", term.Cluster(), "epoch", term.Epoch()),
-		since:  map[string]registrySince{},
-	}
-	for _, c := range s.cfg.Clusters {
-		if c.Intake.Cluster == term.Cluster() {
-			o.locality, o.labels = c.Locality, c.Labels
-		}
-	}
+	o := s.newOwner(term, time.Now())
 	o.log.Info("owns the cluster")
 	defer o.log.Info("owns the cluster no more")
+	if o.links != nil {
+		o.links.Adopt(time.Now(), s.knownLinks(term.Cluster()))
+		o.links.Own(true)
+		defer o.links.Own(false)
+	}
 	o.table.signal()
 	s.hub.watchdog.begin(term.Cluster())
 	defer s.hub.watchdog.end(term.Cluster())
@@ -57,6 +50,9 @@ func (s *Synchronizer) own(ctx context.Context, term *store.Term) error {
 			if err := o.repair(ctx); err != nil {
 				return err
 			}
+			if err := o.describe(ctx); err != nil {
+				return err
+			}
 		}
 		o.confirm()
 	}
@@ -68,23 +64,48 @@ type owner struct {
 	term     *store.Term
 	table    *table
 	intake   *intake.Intake
+	links    *links.Cluster // nil where the registries are read from here
 	log      *slog.Logger
 	locality catalog.Locality
 	labels   map[string]string
 
 	full      bool // the first full publish of this term is done
 	confirmed time.Time
-	since     map[string]registrySince
+	times     times
+	described description
 }
 
-type registrySince struct {
-	state catalog.RegistryState
-	at    time.Time
+func (s *Synchronizer) newOwner(term *store.Term, now time.Time) *owner {
+	name := term.Cluster()
+	o := &owner{
+		s: s, term: term,
+		table:  s.tables[name],
+		intake: s.intakes[name],
+		links:  s.links[name],
+		log:    s.log.With("cluster", name, "epoch", term.Epoch()),
+		times:  times{},
+	}
+	for _, c := range s.cfg.Clusters {
+		if c.Intake.Cluster == name {
+			o.locality, o.labels = c.Locality, c.Labels
+		}
+	}
+	for _, c := range s.mirror.Clusters(now) {
+		if c.Name == name {
+			o.times = timesOf(s.statuses(c, now))
+		}
+	}
+	return o
 }
 
-// publish writes what the table holds unpublished; all of it until the first full publish.
+// publish writes what the table holds unpublished; all of it until the first full publish. The
+// description comes first: a registry whose instances are in the store is in it, so that who
+// takes over knows that they are somebody's.
 func (o *owner) publish(ctx context.Context) error {
-	w := o.table.take(!o.full)
+	if err := o.describe(ctx); err != nil {
+		return err
+	}
+	w := withUnread(o.table.take(!o.full), o.intake.Status())
 	lists := make(map[catalog.Name]store.List, len(w.lists))
 	for n, l := range w.lists {
 		lists[n] = o.keepUnread(n, l, w)
@@ -100,7 +121,19 @@ func (o *owner) publish(ctx context.Context) error {
 		o.s.metrics.publishSeconds.Observe(time.Since(start).Seconds())
 		o.full = o.full || full
 	}
-	return o.term.PutMeta(ctx, o.meta(w.registries))
+	return nil
+}
+
+// withUnread adds the registries that were added since the work was put together: what the store
+// holds of them is unread, not gone.
+func withUnread(w work, now []catalog.RegistryStatus) work {
+	for _, r := range now {
+		if !slices.ContainsFunc(w.registries, func(k catalog.RegistryStatus) bool { return k.Name == r.Name }) {
+			w.registries = append(w.registries, catalog.RegistryStatus{Name: r.Name})
+			w.complete = false
+		}
+	}
+	return w
 }
 
 // repair writes the cluster again where somebody else changed its keys. It runs by the tick, so
@@ -116,6 +149,7 @@ func (o *owner) repair(ctx context.Context) error {
 		return err
 	}
 	o.full = false
+	o.described = description{}
 	return o.publish(ctx)
 }
 
@@ -159,25 +193,42 @@ func (o *owner) confirm() {
 	o.term.Confirm()
 }
 
-// meta describes the cluster for readers. Counts and revisions that move with every change are
-// left out: the lists tell them, and a write per change more would be for nobody.
-func (o *owner) meta(registries []catalog.RegistryStatus) *storev1.ClusterMeta {
+// describe writes what readers are told of the cluster, where there is something new to tell.
+func (o *owner) describe(ctx context.Context) error {
+	now := time.Now()
+	next := o.meta(o.intake.Status(), now)
+	if !o.described.due(next, now) {
+		return nil
+	}
+	if err := o.term.PutMeta(ctx, next); err != nil {
+		return err
+	}
+	o.described = description{meta: next, at: now}
+	return nil
+}
+
+// meta describes the cluster for readers. Counts and times that move with every read are left
+// out: the lists tell them, and a write more per read would be for nobody.
+func (o *owner) meta(registries []catalog.RegistryStatus, now time.Time) *storev1.ClusterMeta {
 	m := &storev1.ClusterMeta{Locality: o.locality.Proto(), Labels: o.labels}
+	if o.links != nil {
+		m.Via = viaAgents
+	}
 	for _, r := range registries {
-		since, ok := o.since[r.Name]
-		if !ok || since.state != r.State {
-			since = registrySince{state: r.State, at: time.Now()}
-			o.since[r.Name] = since
-		}
-		m.Registries = append(m.Registries, &storev1.RegistryStatus{
+		st := &storev1.RegistryStatus{
 			Name:         r.Name,
 			State:        storev1.RegistryStatus_State(r.State),
 			LastError:    r.LastError,
-			Since:        timestamppb.New(since.at),
+			Revision:     r.Revision,
 			Held:         uint64(r.Held),
 			SetAside:     uint64(r.SetAside),
 			LastSetAside: r.LastSetAside.String(),
-		})
+		}
+		st.Since, st.LastSuccess = o.times.of(r, now)
+		if o.links != nil {
+			st.Reporter = o.links.Reporter(r.Name)
+		}
+		m.Registries = append(m.Registries, st)
 	}
 	return m
 }

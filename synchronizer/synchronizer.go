@@ -4,8 +4,10 @@
 //
 // It does not choose among instances and relays no calls; agents do.
 //
-// Goroutines: Run owns them all. One per configured cluster reads its registries, one writes
-// each cluster that this replica owns, one follows the store, and the two servers have theirs.
+// Goroutines: Run owns them all. One per configured cluster reads its registries, and one more
+// looks after the links of each that its agents read; one writes each cluster that this replica
+// owns, one follows the store, and the two servers have theirs, among them one that talks to
+// each contributing agent.
 package synchronizer
 
 import (
@@ -27,6 +29,7 @@ import (
 	"github.com/farcall/farcall/internal/mirror"
 	"github.com/farcall/farcall/internal/store"
 	"github.com/farcall/farcall/resolvers/intake"
+	"github.com/farcall/farcall/synchronizer/links"
 )
 
 // Config is what a synchronizer is told. Clusters must have unique names.
@@ -38,11 +41,14 @@ type Config struct {
 	Store     store.Config
 }
 
-// Cluster is one cluster whose registries this synchronizer reads.
+// Cluster is one cluster whose registries this synchronizer reads, or hears of.
 type Cluster struct {
-	Intake   intake.Config
-	Locality catalog.Locality
-	Labels   map[string]string
+	Intake intake.Config
+	// ViaAgents says that the cluster's own agents read its registries and report them. Intake
+	// then has none.
+	ViaAgents bool
+	Locality  catalog.Locality
+	Labels    map[string]string
 }
 
 // Deps are what a synchronizer uses and does not make. The listeners are closed by Run.
@@ -71,6 +77,8 @@ type Synchronizer struct {
 	roster  *roster
 	tables  map[string]*table
 	intakes map[string]*intake.Intake
+	links   map[string]*links.Cluster // of the clusters that their agents read
+	adopted chan struct{}             // closed when what the store has of links is known
 }
 
 // New checks the configuration and puts the rooms together; it starts nothing.
@@ -90,27 +98,51 @@ func New(cfg Config, deps Deps) (*Synchronizer, error) {
 		health:  health.NewServer(),
 		tables:  map[string]*table{},
 		intakes: map[string]*intake.Intake{},
+		links:   map[string]*links.Cluster{},
+		adopted: make(chan struct{}),
 	}
 	s.metrics = newMetrics(deps.Registry, s.mirror)
 	s.hub = newHub(schema, cfg.Federation, s.mirror, s.metrics)
 	names := make([]string, 0, len(cfg.Clusters))
-	intakeMetrics := intake.NewMetrics(deps.Registry)
+	intakeDeps := intake.Deps{Log: deps.Log, Metrics: intake.NewMetrics(deps.Registry)}
+	linkMetrics := links.NewMetrics(deps.Registry)
 	for _, c := range cfg.Clusters {
-		name := c.Intake.Cluster
-		if s.tables[name] != nil {
-			return nil, fmt.Errorf("synchronizer: cluster %q is configured twice", name)
-		}
-		in, err := intake.New(c.Intake, intake.Deps{Log: deps.Log, Metrics: intakeMetrics})
-		if err != nil {
+		if err := s.addCluster(c, intakeDeps, linkMetrics); err != nil {
 			return nil, err
 		}
-		s.intakes[name] = in
-		s.tables[name] = newTable()
-		names = append(names, name)
+		names = append(names, c.Intake.Cluster)
 	}
 	s.member = st.Member(store.MemberConfig{ID: cfg.ReplicaID, Address: deps.GRPC.Addr().String(), Clusters: names})
 	s.roster = newRoster(st, s.member, s.mirror, s.tables, s.log)
 	return s, nil
+}
+
+// addCluster puts together what reads one cluster.
+func (s *Synchronizer) addCluster(c Cluster, deps intake.Deps, lm *links.Metrics) error {
+	name := c.Intake.Cluster
+	if s.tables[name] != nil {
+		return fmt.Errorf("synchronizer: cluster %q is configured twice", name)
+	}
+	if c.ViaAgents {
+		if len(c.Intake.Registries) > 0 {
+			return fmt.Errorf("synchronizer: cluster %q is read via its agents: it has no registries here", name)
+		}
+		c.Intake.Open = true
+		c.Intake.Registries = []intake.Registry{{Name: links.Apps, Resolver: &apps{
+			cluster: name, agents: s.mirror.Agents, changed: s.hub.agentsChanged,
+			heard: func() (bool, int) { return s.links[name].Heard() },
+		}}}
+	}
+	in, err := intake.New(c.Intake, deps)
+	if err != nil {
+		return err
+	}
+	s.intakes[name] = in
+	s.tables[name] = newTable()
+	if c.ViaAgents {
+		s.links[name] = s.newLinks(name, lm)
+	}
+	return nil
 }
 
 // Run serves until ctx is done, then gives its clusters back and returns nil; or it returns why
@@ -134,22 +166,15 @@ func (s *Synchronizer) Run(ctx context.Context) error {
 			return gctx.Err()
 		}
 	})
-	for _, c := range s.cfg.Clusters {
-		name := c.Intake.Cluster
-		g.Go(func() error { return s.intakes[name].Run(gctx, s.tables[name].put) })
+	for name, in := range s.intakes {
+		g.Go(func() error { return s.read(gctx, in, s.links[name], s.tables[name]) })
 	}
 	g.Go(func() error { return s.afterStore(gctx, func() error { return s.store.Watch(gctx, s.hub) }) })
+	g.Go(func() error { return s.adopt(gctx) })
 	g.Go(func() error {
-		return s.afterStore(gctx, func() error {
-			// An owner keeps what the store holds of registries that it cannot read: it must have
-			// seen that first.
-			select {
-			case <-s.hub.listed:
-				return s.member.Run(gctx, s.own)
-			case <-gctx.Done():
-				return gctx.Err()
-			}
-		})
+		// An owner keeps what the store holds of registries that it cannot read: it must have seen
+		// that first.
+		return s.whenAdopted(gctx, func() error { return s.member.Run(gctx, s.own) })
 	})
 	g.Go(func() error { return s.watchHealth(gctx) })
 	g.Go(func() error { return s.serveGRPC(gctx) })
@@ -168,6 +193,20 @@ func (s *Synchronizer) Run(ctx context.Context) error {
 		return nil
 	}
 	return err
+}
+
+// read reads one cluster. One that its agents read begins when it is known what the store has of
+// its links, so that nothing they listed passes for gone.
+func (s *Synchronizer) read(ctx context.Context, in *intake.Intake, ln *links.Cluster, t *table) error {
+	if ln == nil {
+		return in.Run(ctx, t.put)
+	}
+	return s.whenAdopted(ctx, func() error {
+		g, ctx := errgroup.WithContext(ctx)
+		g.Go(func() error { return ln.Run(ctx) })
+		g.Go(func() error { return in.Run(ctx, t.put) })
+		return g.Wait()
+	})
 }
 
 func cmpErr(err, fallback error) error {

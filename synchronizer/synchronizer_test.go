@@ -35,6 +35,7 @@ type registry struct {
 	mu      sync.Mutex
 	list    []*catalog.Instance
 	broken  error
+	reads   int // where it is above 0, each read has a revision of its own
 	changed chan struct{}
 }
 
@@ -81,12 +82,16 @@ func (r *registry) Run(ctx context.Context, out resolvers.Sink) error {
 	published := false
 	for {
 		r.mu.Lock()
-		list, broken := r.list, r.broken
+		list, broken, revision := r.list, r.broken, ""
+		if r.reads > 0 {
+			r.reads++
+			revision = fmt.Sprint(r.reads)
+		}
 		r.mu.Unlock()
 		if broken != nil {
 			out.Failed(broken)
 		} else {
-			out.Publish(catalog.Update{Full: true, Explicit: published, Snapshots: []catalog.Snapshot{{
+			out.Publish(catalog.Update{Full: true, Explicit: published, Revision: revision, Snapshots: []catalog.Snapshot{{
 				Source: "all", Services: []catalog.Name{{Service: "cart"}}, Instances: list,
 			}}})
 			published = true
@@ -108,6 +113,7 @@ type replica struct {
 	stop  func()
 }
 
+// start runs a replica that reads these clusters. One without registries is read via its agents.
 func start(t *testing.T, dir string, clusters map[string][]*registry) *replica {
 	t.Helper()
 	cfg := Config{
@@ -119,7 +125,7 @@ func start(t *testing.T, dir string, clusters map[string][]*registry) *replica {
 		for n, r := range list {
 			in.Registries = append(in.Registries, intake.Registry{Name: fmt.Sprint("reg-", n+1), Resolver: r})
 		}
-		cfg.Clusters = append(cfg.Clusters, Cluster{Intake: in})
+		cfg.Clusters = append(cfg.Clusters, Cluster{Intake: in, ViaAgents: len(list) == 0})
 	}
 	listen := func() net.Listener {
 		l, err := net.Listen("tcp", "127.0.0.1:0")

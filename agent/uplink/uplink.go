@@ -97,6 +97,14 @@ func New(cfg Config, deps Deps) *Uplink {
 // Connected reports whether the feed is up.
 func (u *Uplink) Connected() bool { return u.connected.Load() }
 
+// Federation is the one the agent is in; empty until its feed or its saved view said so.
+func (u *Uplink) Federation() string {
+	if f := u.federation.Load(); f != nil {
+		return *f
+	}
+	return ""
+}
+
 // Stale reports whether the feed, up or not, says nothing fresh of any cluster.
 func (u *Uplink) Stale() bool {
 	m := u.mirror.Load()
@@ -158,17 +166,24 @@ func (u *Uplink) follow(ctx context.Context) error {
 	return ctx.Err()
 }
 
+// Dial returns a connection to a synchronizer, which it does not wait for. Where one name stands
+// for several synchronizers, every Dial may lead to another of them.
+func Dial(address string) (*grpc.ClientConn, error) {
+	return grpc.NewClient(address,
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDisableServiceConfig(),
+		grpc.WithDefaultServiceConfig(`{"loadBalancingConfig": [{"pick_first": {"shuffleAddressList": true}}]}`),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 5 * time.Second, PermitWithoutStream: true}),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)),
+	)
+}
+
 // errFederation says that a synchronizer belongs to another federation than the view on disk.
 var errFederation = errors.New("another federation")
 
 // session follows one synchronizer until the connection fails.
 func (u *Uplink) session(ctx context.Context, address string) error {
-	conn, err := grpc.NewClient(address,
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithDisableServiceConfig(),
-		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 5 * time.Second, PermitWithoutStream: true}),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)),
-	)
+	conn, err := Dial(address)
 	if err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/farcall/farcall/agent/pick"
 	"github.com/farcall/farcall/internal/catalog"
+	"github.com/farcall/farcall/internal/reach"
 	"github.com/farcall/farcall/strategy"
 )
 
@@ -15,15 +16,16 @@ import (
 // that it makes when they are first asked for.
 type Service struct {
 	name          catalog.Name
-	known         bool // some cluster lists it
-	candidates    []strategy.Candidate
+	known         bool                 // some cluster lists it
+	candidates    []strategy.Candidate // in identity order
+	loads         []*pick.Load         // what was measured of each of them
+	index         *reach.Index         // by which they are reached
 	clusters      map[string]strategy.ClusterInfo
 	clustersKnown bool
 	caller        strategy.Caller
-	loads         map[catalog.ID]*pick.Load
 
 	plain [6]atomic.Pointer[Plan] // plans without a pin, by planIndex
-	mu    sync.Mutex              // guards pinned
+	mu    sync.Mutex              // guards pinned, and the making of plans
 	// pinned are plans of calls that name a cluster; there are no more than clusters times
 	// strategies, because an unknown cluster makes no plan.
 	pinned map[pinKey]*Plan
@@ -81,28 +83,37 @@ func (s *Service) Plan(kind strategy.Kind, inherited bool, pin string) (*Plan, e
 	if kind == "" {
 		kind = strategy.Default
 	}
-	if pin == "" {
-		at := &s.plain[planIndex(kind)]
-		if p := at.Load(); p != nil {
-			return p, nil
-		}
-		p, err := s.plan(kind, inherited, "")
-		if err == nil {
-			at.Store(p)
-		}
-		return p, err
+	if pin != "" {
+		return s.planPinned(pinKey{kind, inherited, pin})
 	}
-	key := pinKey{kind, inherited, pin}
+	at := &s.plain[planIndex(kind)]
+	if p := at.Load(); p != nil {
+		return p, nil
+	}
+	// The calls that come right after a change wait for one plan, and do not make one each.
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p := at.Load(); p != nil {
+		return p, nil
+	}
+	p, err := s.plan(kind, inherited, "")
+	if err == nil {
+		at.Store(p)
+	}
+	return p, err
+}
+
+func (s *Service) planPinned(key pinKey) (*Plan, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if p := s.pinned[key]; p != nil {
 		return p, nil
 	}
-	p, err := s.plan(kind, inherited, pin)
+	p, err := s.plan(key.kind, key.inherited, key.cluster)
 	if err != nil {
 		return nil, err
 	}
-	if _, ok := s.clusters[pin]; ok {
+	if _, ok := s.clusters[key.cluster]; ok {
 		if s.pinned == nil {
 			s.pinned = map[pinKey]*Plan{}
 		}
@@ -147,17 +158,31 @@ func (s *Service) planBroadcast(p *Plan) {
 }
 
 // groups adds a tier's groups of candidates for a picker.
-func (s *Service) groups(to []pick.Group, at int, t *strategy.Tier) []pick.Group {
+func (s *Service) groups(to []pick.Group, tier int, t *strategy.Tier) []pick.Group {
 	for _, g := range t.Groups {
-		group := pick.Group{Tier: at, Candidates: make([]pick.Candidate, 0, len(g))}
+		group := pick.Group{Tier: tier, Candidates: make([]pick.Candidate, 0, len(g))}
+		at := 0
 		for _, c := range g {
+			at = s.find(c.Instance, at)
 			group.Candidates = append(group.Candidates, pick.Candidate{
-				Instance: c.Instance, Dial: c.Dial, Local: c.Dial == "", Load: s.loads[c.Instance.ID],
+				Instance: c.Instance, Dial: c.Dial, Local: c.Dial == "", Load: s.loads[at],
 			})
 		}
 		to = append(to, group)
 	}
 	return to
+}
+
+// find gives the place of an instance among the candidates, looking from a place on and round
+// once: in identity order all are found in one round.
+func (s *Service) find(i *catalog.Instance, from int) int {
+	for range s.candidates {
+		if s.candidates[from].Instance == i {
+			break
+		}
+		from = (from + 1) % len(s.candidates)
+	}
+	return from
 }
 
 // measure notes what was measured unreachable: a cluster none of whose relays answers, or else

@@ -2,6 +2,10 @@
 // registry's list for its own cluster, the feed's lists for the others, how each instance is
 // reached, and the plans that the strategies make of it.
 //
+// A cluster that is read via its agents has links, such as network segments, that one agent does
+// not hear. There the feed's list of the own cluster is added to what the agent's own registries
+// say: everything but the links that this agent has read completely itself.
+//
 // It opens no connection and runs no goroutines: others tell it what changed, and a Book redoes
 // only what that touches. Services that nobody asked for are not built.
 package view
@@ -44,14 +48,19 @@ type Book struct {
 	// mu guards all below, and the making of Services.
 	mu       sync.Mutex
 	mirror   *mirror.Mirror
-	local    map[catalog.Name]intake.List
-	complete bool            // the own registries were all read
-	unread   map[string]bool // own registries that were not read yet; nil before any word of them
+	local    map[catalog.Name]intake.List // what the own registries say
+	complete bool                         // the own registries were all read
+	unread   map[string]bool              // own registries that were not read yet; nil before any word of them
+	via      bool                         // the own cluster is read via its agents
+	links    map[string]struct{}          // in such a cluster, what this agent itself has read completely; immutable
 	index    *reach.Index
 	clusters map[string]strategy.ClusterInfo // immutable
 	known    bool                            // clusters is the whole federation
 	down     map[string]struct{}             // relay addresses measured unreachable; immutable
 }
+
+// viaAgents is the word in a cluster's meta for one that is read via its agents.
+const viaAgents = "agents"
 
 type slot struct{ service atomic.Pointer[Service] }
 
@@ -119,6 +128,26 @@ func (b *Book) Local(ch intake.Change) {
 	}
 }
 
+// Links takes the names of the links whose contents this agent has itself, all of them, as Local
+// gave them. They count where the own cluster is read via its agents. The map must not be changed
+// afterwards.
+func (b *Book) Links(complete map[string]struct{}) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.links = complete
+	if b.via {
+		b.findAllOwn()
+		b.remakeAll()
+	}
+}
+
+// ViaAgents reports whether the own cluster is read via its agents, as far as the feed said.
+func (b *Book) ViaAgents() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.via
+}
+
 // Attach gives the mirror of the feed.
 func (b *Book) Attach(m *mirror.Mirror) {
 	b.mu.Lock()
@@ -140,7 +169,7 @@ func (b *Book) Changed(ch mirror.Changes) {
 		b.remakeAll()
 		return
 	}
-	if !b.cfg.HasRegistry || !b.complete {
+	if !b.selfSufficient() {
 		b.findOwn(*b.own.Load(), maps.Keys(ch.Services))
 	}
 	for n := range ch.Services {
@@ -160,13 +189,17 @@ func (b *Book) Reachable(down map[string]struct{}) {
 // learnClusters reads the federation's members. Caller holds mu.
 func (b *Book) learnClusters() {
 	clusters := map[string]strategy.ClusterInfo{}
+	b.via = false
 	if b.mirror != nil {
 		for _, c := range b.mirror.Clusters(time.Time{}) {
 			clusters[c.Name] = strategy.ClusterInfo{State: c.State, Locality: c.Locality}
+			if c.Name == b.cfg.Self.Cluster {
+				b.via = c.Meta.GetVia() == viaAgents
+			}
 		}
 	}
 	self := clusters[b.cfg.Self.Cluster]
-	if b.cfg.HasRegistry && b.complete {
+	if b.selfSufficient() {
 		self.State = catalog.StateSynced
 	}
 	if self.Locality == (catalog.Locality{}) {
@@ -183,20 +216,6 @@ func (b *Book) remakeAll() {
 	}
 }
 
-// findAllOwn notes anew which instances are of this agent's own node. Caller holds mu.
-func (b *Book) findAllOwn() {
-	names := map[catalog.Name]struct{}{}
-	for n := range b.local {
-		names[n] = struct{}{}
-	}
-	if b.mirror != nil {
-		for _, n := range b.mirror.Names(b.cfg.Self.Cluster) {
-			names[n] = struct{}{}
-		}
-	}
-	b.findOwn(nil, maps.Keys(names))
-}
-
 // remake makes one Service anew if somebody asked for it. Caller holds mu.
 func (b *Book) remake(n catalog.Name) {
 	if s := (*b.services.Load())[n]; s != nil {
@@ -204,30 +223,12 @@ func (b *Book) remake(n catalog.Name) {
 	}
 }
 
-// localList is the own cluster's list: its registries' where they were read, and what the
-// synchronizer holds of those that were not. Caller holds mu.
-func (b *Book) localList(n catalog.Name) (list []*catalog.Instance, known bool) {
-	l, ok := b.local[n]
-	if b.mirror == nil || b.complete && b.cfg.HasRegistry {
-		return l.Instances, ok
-	}
-	held, known := b.mirror.Instances(b.cfg.Self.Cluster, n)
-	if !b.cfg.HasRegistry || b.unread == nil {
-		return held, known
-	}
-	list = slices.Clone(l.Instances)
-	for _, i := range held {
-		if b.unread[i.Registry] && !slices.ContainsFunc(l.Instances, func(o *catalog.Instance) bool { return o.ID == i.ID }) {
-			list = append(list, i)
-		}
-	}
-	catalog.SortInstances(list)
-	return list, ok || known
-}
-
 // make builds a Service; old, which may be nil, hands on what was measured of its instances.
 // Caller holds mu.
 func (b *Book) make(n catalog.Name, old *Service) *Service {
+	if old == nil {
+		old = &Service{}
+	}
 	s := &Service{
 		name:          n,
 		clusters:      b.clusters,
@@ -246,29 +247,64 @@ func (b *Book) make(n catalog.Name, old *Service) *Service {
 		s.known = s.known || known
 		lists = append(lists, list)
 	}
+	b.fill(s, lists, old)
+	s.measure(b.down)
+	return s
+}
+
+// fill puts the instances of the lists into s. What old found out of an instance holds as long
+// as the instance and the agents are the same: a change costs little more than a look at each of
+// the others. The lists, one after the other, are in identity order. Caller holds mu.
+func (b *Book) fill(s *Service, lists [][]*catalog.Instance, old *Service) {
 	total := 0
 	for _, l := range lists {
 		total += len(l)
 	}
+	s.index = b.index
 	s.candidates = make([]strategy.Candidate, 0, total)
+	s.loads = make([]*pick.Load, 0, total)
+	was := walk{of: old}
 	for _, l := range lists {
 		for _, i := range l {
-			s.candidates = append(s.candidates, b.candidate(i))
+			c, load := was.to(i)
+			if c.Instance == nil || old.index != b.index {
+				c = b.candidate(i)
+			}
+			if load == nil {
+				load = &pick.Load{}
+			}
+			c.Ejected = false // measure says so anew
+			s.candidates = append(s.candidates, c)
+			s.loads = append(s.loads, load)
 		}
 	}
-	s.measure(b.down)
-	s.loads = make(map[catalog.ID]*pick.Load, total)
-	for _, c := range s.candidates {
-		l := (*pick.Load)(nil)
-		if old != nil {
-			l = old.loads[c.Instance.ID]
+}
+
+// walk finds the instances of a Service, which must be asked for in identity order.
+type walk struct {
+	of *Service
+	at int // all before it were passed
+}
+
+// to gives the Service's candidate for this very instance, and what was measured of the identity,
+// be it in another record; the zero values where it has none.
+func (w *walk) to(i *catalog.Instance) (strategy.Candidate, *pick.Load) {
+	list := w.of.candidates
+	for ; w.at < len(list); w.at++ {
+		c := list[w.at]
+		// Most are the same, which the pointer tells without a look at the name.
+		if c.Instance == i {
+			w.at++
+			return c, w.of.loads[w.at-1]
 		}
-		if l == nil {
-			l = &pick.Load{}
+		switch order := c.Instance.ID.Compare(i.ID); {
+		case order == 0:
+			return strategy.Candidate{}, w.of.loads[w.at]
+		case order > 0:
+			return strategy.Candidate{}, nil
 		}
-		s.loads[c.Instance.ID] = l
 	}
-	return s
+	return strategy.Candidate{}, nil
 }
 
 func (b *Book) candidate(i *catalog.Instance) strategy.Candidate {
@@ -279,55 +315,4 @@ func (b *Book) candidate(i *catalog.Instance) strategy.Candidate {
 		c.Undialable = "neither its registry nor this agent's apps state the application's port"
 	}
 	return c
-}
-
-// Port returns the port of an own instance's application, 0 where nobody states it.
-func (b *Book) Port(i *catalog.Instance) int {
-	if i.Port > 0 {
-		return i.Port
-	}
-	return b.cfg.Ports[i.Name]
-}
-
-// findOwn notes which instances of these names are of this agent's own node, beside those of
-// other names in have. Readers see the old notes or the new ones, and nothing between. Caller
-// holds mu.
-func (b *Book) findOwn(have map[catalog.Name][]*catalog.Instance, names func(func(catalog.Name) bool)) {
-	next := maps.Clone(have)
-	if next == nil {
-		next = map[catalog.Name][]*catalog.Instance{}
-	}
-	for n := range names {
-		delete(next, n)
-		list, _ := b.localList(n)
-		for _, i := range list {
-			if b.index.Owns(b.cfg.Self, i) && b.Port(i) > 0 {
-				next[n] = append(next[n], i)
-			}
-		}
-	}
-	b.own.Store(&next)
-}
-
-// Own returns the own node's instance with this identity.
-func (b *Book) Own(id catalog.ID) (*catalog.Instance, bool) {
-	for _, i := range (*b.own.Load())[id.Name] {
-		if i.ID == id {
-			return i, true
-		}
-	}
-	return nil, false
-}
-
-// OwnApp returns the own node's instances of an app-id, in whatever namespace; of every app-id
-// when it is empty.
-func (b *Book) OwnApp(appID string) []*catalog.Instance {
-	var out []*catalog.Instance
-	for n, list := range *b.own.Load() {
-		if appID == "" || n.Service == appID {
-			out = append(out, list...)
-		}
-	}
-	catalog.SortInstances(out)
-	return out
 }

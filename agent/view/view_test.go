@@ -375,18 +375,3 @@ func TestConcurrentReadersAndOneWriter(t *testing.T) {
 	}
 	wg.Wait()
 }
-
-func BenchmarkResolve(b *testing.B) {
-	r := newRig(b, true)
-	r.b.Local(local(true, "a@n1", "b@n1", "c@n1"))
-	b.ReportAllocs()
-	for b.Loop() {
-		p, err := r.b.Service(cart).Plan(strategy.LocalFirst, true, "")
-		if err != nil {
-			b.Fatal(err)
-		}
-		if _, ok := p.Picker.Pick(nil); !ok {
-			b.Fatal("nobody")
-		}
-	}
-}

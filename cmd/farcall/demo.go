@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -92,19 +93,23 @@ type demoWorld struct {
 	admin    string // host:port of the synchronizer
 	sync     *child
 	clusters []*demoCluster
+	file     string // path of east's registry
+	dns      *demoDNS
 	missed   int // calls that went elsewhere than their strategy says
 }
 
-// demoCluster is one cluster of the demo: a file registry, a node with an agent, and two
-// instances of cart.
+// demoCluster is one cluster of the demo: a registry, a node with an agent, and instances of
+// cart.
 type demoCluster struct {
 	name     string
-	registry string // path
+	registry string // in words
 	http     string // host:port of the agent's HTTP listener
 	agent    *child
 	apps     []*echo
 }
 
+// newDemoWorld prepares three clusters, each with a registry of another kind: a file, the DNS, and
+// none but its agent's word.
 func newDemoWorld(out io.Writer) (_ *demoWorld, err error) {
 	d := &demoWorld{out: out}
 	if d.dir, err = os.MkdirTemp("", "farcall-demo-"); err != nil {
@@ -120,47 +125,67 @@ func newDemoWorld(out io.Writer) (_ *demoWorld, err error) {
 		return nil, err
 	}
 	d.admin = ports[0]
-	text := fmt.Sprintf("federation: demo\nlisten: %s\nhttp: {listen: %s}\nstore:\n  embedded: {dataDir: %s}\nclusters:\n",
-		ports[0], ports[1], d.path("store"))
-	for n, name := range []string{"east", "west", "edge"} {
-		c := &demoCluster{name: name, registry: d.path(name + "-registry.yaml"), http: ports[2+3*n]}
-		d.clusters = append(d.clusters, c)
-		for i := 1; i <= 2; i++ {
-			e, err := newEcho(fmt.Sprintf("cart-%d", i), name)
+	for n, c := range []struct {
+		name, registry string
+		instances      int
+	}{{"east", "a file", 2}, {"west", "the DNS", 2}, {"edge", "its agent's word", 1}} {
+		cluster := &demoCluster{name: c.name, registry: c.registry, http: ports[2+3*n]}
+		d.clusters = append(d.clusters, cluster)
+		for i := 1; i <= c.instances; i++ {
+			e, err := newEcho(fmt.Sprintf("cart-%d", i), c.name)
 			if err != nil {
 				return nil, err
 			}
-			c.apps = append(c.apps, e)
+			cluster.apps = append(cluster.apps, e)
 		}
-		text += fmt.Sprintf("  - name: %s\n    resolvers:\n      - file: {path: %s}\n", name, c.registry)
-		agent := fmt.Sprintf("cluster: %s\nnode: %s-1\nsynchronizers: [%s]\ndataDir: %s\nresolvers:\n  - file: {path: %s}\n"+
-			"http: {listen: %s}\ngrpc: {listen: %s}\nmetrics: {listen: %s}\n",
-			name, name, d.admin, d.path("agent-"+name), c.registry, ports[2+3*n], ports[3+3*n], ports[4+3*n])
-		if err := errors.Join(c.list(true), os.WriteFile(d.path("agent-"+name+".yaml"), []byte(agent), 0o600)); err != nil {
-			return nil, err
-		}
-		c.agent = newChild("agent-"+name, d.path("agent-"+name+".log"), "demo", "child", "agent", d.path("agent-"+name+".yaml"))
 	}
-	d.sync = newChild("synchronizer", d.path("synchronizer.log"), "demo", "child", "synchronizer", d.path("synchronizer.yaml"))
-	return d, os.WriteFile(d.path("synchronizer.yaml"), []byte(text), 0o600)
+	d.file = d.path("east-registry.yaml")
+	if d.dns, err = newDemoDNS(d.clusters[1].apps); err != nil {
+		return nil, err
+	}
+	return d, errors.Join(d.list(true), d.configure(ports))
+}
+
+// configure writes the daemons' configurations.
+func (d *demoWorld) configure(ports []string) error {
+	sources := []string{
+		"resolvers: [file: {path: " + d.file + "}]",
+		"resolvers: [dns: {servers: [\"" + d.dns.address() + "\"], services: {cart: {name: " + demoName + ", srvPort: app}}}]",
+	}
+	agents := slices.Concat(sources, []string{fmt.Sprintf("apps: [{id: cart, port: %d}]", d.clusters[2].apps[0].port())})
+	sources = append(sources, "via: agents")
+
+	text := fmt.Sprintf("federation: demo\nlisten: %s\nhttp: {listen: %s}\nstore:\n  embedded: {dataDir: %s}\nclusters:\n",
+		ports[0], ports[1], d.path("store"))
+	var errs []error
+	for n, c := range d.clusters {
+		text += fmt.Sprintf("  - name: %s\n    %s\n", c.name, sources[n])
+		agent := fmt.Sprintf("cluster: %s\nnode: %s-1\nsynchronizers: [%s]\ndataDir: %s\n%s\nhttp: {listen: %s}\ngrpc: {listen: %s}\nmetrics: {listen: %s}\n",
+			c.name, c.name, d.admin, d.path("agent-"+c.name), agents[n], ports[2+3*n], ports[3+3*n], ports[4+3*n])
+		file := d.path("agent-" + c.name + ".yaml")
+		errs = append(errs, os.WriteFile(file, []byte(agent), 0o600))
+		c.agent = newChild("agent-"+c.name, d.path("agent-"+c.name+".log"), "demo", "child", "agent", file)
+	}
+	file := d.path("synchronizer.yaml")
+	d.sync = newChild("synchronizer", d.path("synchronizer.log"), "demo", "child", "synchronizer", file)
+	return errors.Join(append(errs, os.WriteFile(file, []byte(text), 0o600))...)
 }
 
 func (d *demoWorld) path(name string) string { return filepath.Join(d.dir, name) }
 
-// list writes the cluster's registry: its instances, or a service without any.
-func (c *demoCluster) list(full bool) error {
-	var b strings.Builder
-	b.WriteString("services:\n  - name: cart\n    instances:")
+// list writes east's registry: its instances, or a service without any.
+func (d *demoWorld) list(full bool) error {
+	text := "services:\n  - name: cart\n    instances:"
 	if !full {
-		b.WriteString(" []")
+		text += " []"
 	}
-	b.WriteString("\n")
-	if full {
-		for _, e := range c.apps {
-			fmt.Fprintf(&b, "      - {id: %s, address: 127.0.0.1, port: %d, node: %s-1}\n", e.id, e.port(), c.name)
+	text += "\n"
+	for _, e := range d.clusters[0].apps {
+		if full {
+			text += fmt.Sprintf("      - {id: %s, address: 127.0.0.1, port: %d, node: east-1}\n", e.id, e.port())
 		}
 	}
-	return os.WriteFile(c.registry, []byte(b.String()), 0o600)
+	return os.WriteFile(d.file, []byte(text), 0o600)
 }
 
 // close stops everything and removes the directory.
@@ -175,6 +200,9 @@ func (d *demoWorld) close() {
 	}
 	if d.sync != nil {
 		d.sync.kill()
+	}
+	if d.dns != nil {
+		d.dns.close()
 	}
 	_ = os.RemoveAll(d.dir) // a temporary directory: the system's cleaning takes what is left
 }
@@ -203,7 +231,7 @@ func (d *demoWorld) stayUp(ctx context.Context) error {
 	d.say("  curl -i -H 'farcall-strategy: external-first' http://%s/v1.0/invoke/cart/method/hello", d.clusters[0].http)
 	d.say("  farcall --server %s get instances", d.admin)
 	d.say("  farcall --server %s explain cart --from east", d.admin)
-	d.say("  edit %s and see it move", d.clusters[0].registry)
+	d.say("  edit %s and see it move", d.file)
 	<-ctx.Done()
 	return nil
 }

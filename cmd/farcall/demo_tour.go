@@ -29,7 +29,10 @@ func (d *demoWorld) tour(ctx context.Context) error {
 	if err := d.up(ctx); err != nil {
 		return err
 	}
-	d.say("Farcall demo: the service cart in three clusters, each with a file registry, a node and an agent.")
+	d.say("Farcall demo: the service cart in three clusters of one node each.")
+	for _, c := range d.clusters {
+		d.say("  %s: %d instances, listed by %s", c.name, len(c.apps), c.registry)
+	}
 	d.say("Up after %s; an application in east calls cart.", time.Since(began).Round(time.Millisecond))
 	all := []expectation{
 		{"local-first", []string{"east"}, 200, ""},
@@ -110,8 +113,7 @@ func (d *demoWorld) clusterAway(ctx context.Context, all []expectation) error {
 }
 
 func (d *demoWorld) listAway(ctx context.Context, all []expectation) error {
-	east := d.clusters[0]
-	if err := east.list(false); err != nil {
+	if err := d.list(false); err != nil {
 		return err
 	}
 	d.say("\nSomebody empties the list of cart in east's registry")
@@ -136,7 +138,7 @@ func (d *demoWorld) listAway(ctx context.Context, all []expectation) error {
 	if err != nil {
 		return err
 	}
-	if err := east.list(true); err != nil {
+	if err := d.list(true); err != nil {
 		return err
 	}
 	return d.reachable(ctx, "east")

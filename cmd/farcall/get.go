@@ -16,7 +16,6 @@ import (
 
 	adminv1 "github.com/farcall/farcall/api/farcall/admin/v1"
 	catalogv1 "github.com/farcall/farcall/api/farcall/catalog/v1"
-	storev1 "github.com/farcall/farcall/api/farcall/store/v1"
 	"github.com/farcall/farcall/internal/catalog"
 )
 
@@ -94,37 +93,6 @@ func (c *cli) getClusters() *cobra.Command {
 	}
 	f.stalenessFlag(cmd)
 	return cmd
-}
-
-func clusterTable(w io.Writer, list *adminv1.ListClustersResponse) error {
-	var rows [][]string
-	for _, k := range list.GetClusters() {
-		rows = append(rows, []string{
-			k.GetName(), stateWord(k.GetState()), age(k.GetAge()),
-			strconv.FormatUint(k.GetServices(), 10), strconv.FormatUint(k.GetInstances(), 10),
-			locality(k.GetLocality()), k.GetOwner(), strconv.FormatUint(k.GetEpoch(), 10), registries(k.GetRegistries()),
-		})
-	}
-	return writeTable(w, []string{"CLUSTER", "STATE", "AGE", "SERVICES", "INSTANCES", "LOCALITY", "OWNER", "EPOCH", "REGISTRIES"}, rows)
-}
-
-// registries sums up a cluster's registries: "consul OK, file FAILED: no such file".
-func registries(list []*storev1.RegistryStatus) string {
-	var words []string
-	for _, r := range list {
-		s := r.GetName() + " " + r.GetState().String()
-		if r.GetHeld() > 0 {
-			s += fmt.Sprintf(", %d held", r.GetHeld())
-		}
-		if r.GetSetAside() > 0 {
-			s += fmt.Sprintf(", %d set aside (%s)", r.GetSetAside(), r.GetLastSetAside())
-		}
-		if r.GetLastError() != "" {
-			s += ": " + r.GetLastError()
-		}
-		words = append(words, s)
-	}
-	return strings.Join(words, "; ")
 }
 
 func (c *cli) getServices() *cobra.Command {

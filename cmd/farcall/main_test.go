@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	adminv1 "github.com/farcall/farcall/api/farcall/admin/v1"
 	catalogv1 "github.com/farcall/farcall/api/farcall/catalog/v1"
@@ -122,19 +123,39 @@ var instances = []*catalogv1.Instance{
 	},
 }
 
+// ago is a time so long ago, and a bit: not so much that it is told otherwise.
+func ago(d time.Duration) *timestamppb.Timestamp {
+	return timestamppb.New(time.Now().Add(-d - 10*time.Second))
+}
+
 var clusters = &adminv1.ListClustersResponse{Clusters: []*adminv1.Cluster{
 	{
 		Name: "east", State: catalogv1.ClusterState_SYNCED, Age: durationpb.New(400 * time.Millisecond), Owner: "sync-a", Epoch: 3,
 		Services: 2, Instances: 7, Locality: &catalogv1.Locality{Region: "eu", Zone: "eu-1"}, Labels: map[string]string{"tier": "gold"},
-		Registries: []*storev1.RegistryStatus{{Name: "consul", State: storev1.RegistryStatus_OK, Held: 6}},
+		Registries: []*storev1.RegistryStatus{{
+			Name: "consul", State: storev1.RegistryStatus_OK, Held: 6, Services: 2, Instances: 7, Revision: "1042", LastSuccess: ago(-time.Minute),
+		}},
 	},
 	{
 		Name: "west", State: catalogv1.ClusterState_PROTECTED, Age: durationpb.New(3*time.Hour + 5*time.Minute), Epoch: 18446744073709551615,
 		Registries: []*storev1.RegistryStatus{
-			{Name: "file", State: storev1.RegistryStatus_FAILED, LastError: "open west.yaml:\nno such file"},
-			{Name: "consul", State: storev1.RegistryStatus_OK, SetAside: 1, LastSetAside: "port 70000 is not in 1 to 65535"},
+			{
+				Name: "file", State: storev1.RegistryStatus_FAILED, LastError: "open west.yaml:\nno such file",
+				Since: ago(3*time.Hour + 4*time.Minute), LastSuccess: ago(3*time.Hour + 5*time.Minute), Services: 3, Instances: 12,
+			},
+			{Name: "consul", State: storev1.RegistryStatus_OK, LastSuccess: ago(-time.Minute), SetAside: 1, LastSetAside: "cart/x: port 70000 is not in 1 to 65535"},
+			{Name: "dns", State: storev1.RegistryStatus_FAILED, LastError: "dns: 10.0.0.1:53: refused", Since: ago(time.Hour)},
+			{Name: "file-2", State: storev1.RegistryStatus_FAILED, LastError: "file: no services key", Since: ago(time.Hour), LastSuccess: ago(2 * time.Hour)},
 		},
 	},
+	{
+		Name: "edge", State: catalogv1.ClusterState_STALE, Age: durationpb.New(time.Hour), Owner: "sync-a", Epoch: 1,
+		Registries: []*storev1.RegistryStatus{
+			{Name: "mdns@10.8.0.0/24", State: storev1.RegistryStatus_OK, LastSuccess: ago(time.Hour), Services: 1, Instances: 1, Reporter: "node-3"},
+			{Name: "consul", Since: ago(2 * time.Hour)},
+		},
+	},
+	{Name: "new"},
 }}
 
 var services = &adminv1.ListServicesResponse{

@@ -1,5 +1,7 @@
 package catalog
 
+import "time"
+
 // Update is what one read of a registry found. A read that failed or came back in part makes
 // no Update: stale beats partial.
 type Update struct {
@@ -62,8 +64,9 @@ const (
 type RegistryStatus struct {
 	Name         string
 	State        RegistryState
-	Complete     bool   // it was read completely at least once since this process began
-	LastError    string // in words; empty when State is RegistryOK
+	Complete     bool      // it was read completely at least once since this process began
+	LastError    string    // in words; empty when State is RegistryOK
+	LastSuccess  time.Time // of the last Publish or Confirm; zero: never
 	Revision     string
 	Services     int
 	Instances    int

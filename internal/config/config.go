@@ -77,11 +77,16 @@ type Cluster struct {
 	Name     string            `yaml:"name"`
 	Locality Locality          `yaml:"locality,omitempty"`
 	Labels   map[string]string `yaml:"labels,omitempty"`
-	// Resolvers read the cluster's registries; their lists are joined.
+	// Resolvers read the cluster's registries; their lists are joined. Of an instance that two of
+	// them list, the first one's record is taken.
 	Resolvers []Resolver `yaml:"resolvers"`
-
-	_ struct{} `later:"via"`
+	// Via is ViaAgents where the cluster's own agents say what their registries list, because no
+	// synchronizer can hear or reach these; there are then no Resolvers.
+	Via string `yaml:"via,omitempty"`
 }
+
+// ViaAgents is the word for a cluster that is read via its agents.
+const ViaAgents = "agents"
 
 // Locality says where a cluster or an agent is; empty fields are unknown.
 type Locality struct {
@@ -91,33 +96,56 @@ type Locality struct {
 
 // Resolver is one registry to read: exactly one of its fields is set.
 type Resolver struct {
-	Consul *Consul `yaml:"consul,omitempty"`
-	File   *File   `yaml:"file,omitempty"`
+	Consul     *Consul     `yaml:"consul,omitempty"`
+	DNS        *DNS        `yaml:"dns,omitempty"`
+	File       *File       `yaml:"file,omitempty"`
+	Kubernetes *Kubernetes `yaml:"kubernetes,omitempty"`
+	MDNS       *MDNS       `yaml:"mdns,omitempty"`
+}
 
-	_ struct{} `later:"dns,kubernetes,mdns"`
+// kinds are the keys of Resolver, in the order in which people are told of them.
+var kinds = []string{"consul", "dns", "file", "kubernetes", "mdns"}
+
+// blocks gives the blocks that are set, by their keys: one, in what a Parse or Read function
+// returned.
+func (r Resolver) blocks() map[string]*Scope {
+	set := map[string]*Scope{}
+	if r.Consul != nil {
+		set["consul"] = &r.Consul.Scope
+	}
+	if r.DNS != nil {
+		set["dns"] = &r.DNS.Scope
+	}
+	if r.File != nil {
+		set["file"] = &r.File.Scope
+	}
+	if r.Kubernetes != nil {
+		set["kubernetes"] = &r.Kubernetes.Scope
+	}
+	if r.MDNS != nil {
+		set["mdns"] = &r.MDNS.Scope
+	}
+	return set
 }
 
 // Kind gives the key of the registry's kind, for example "consul".
 func (r Resolver) Kind() string {
-	switch {
-	case r.Consul != nil:
-		return "consul"
-	case r.File != nil:
-		return "file"
+	for kind := range r.blocks() {
+		return kind
 	}
 	return ""
 }
 
 // Scope gives what every kind of registry says about the services to take from it.
 func (r Resolver) Scope() Scope {
-	switch {
-	case r.Consul != nil:
-		return r.Consul.Scope
-	case r.File != nil:
-		return r.File.Scope
+	for _, s := range r.blocks() {
+		return *s
 	}
 	return Scope{}
 }
+
+// TakesRegistrations reports whether an agent can register applications in the registry.
+func (r Resolver) TakesRegistrations() bool { return r.Consul != nil || r.MDNS != nil }
 
 // Scope says which services of a registry are taken, and into which namespace. It stands in the
 // block of every kind of resolver.
@@ -131,6 +159,9 @@ type Scope struct {
 	// Include takes all; Exclude wins.
 	Include []string `yaml:"include,omitempty"`
 	Exclude []string `yaml:"exclude"`
+	// Link, at an agent of a cluster that is read via its agents, is a word for what this registry
+	// hears: agents with the same word hear the same, and one of them reports it.
+	Link string `yaml:"link,omitempty"`
 }
 
 // Consul is a Consul agent or server to read, and at an agent to register applications in.
@@ -147,6 +178,60 @@ type Consul struct {
 	// Dapr's convention, see its Consul name resolution component (daprPortMetaKey).
 	DaprPortKey string `yaml:"daprPortKey" default:"DAPR_PORT"`
 	Scope       `yaml:",inline" default:"exclude=consul,*-sidecar-proxy"`
+}
+
+// DNS is a set of names in the DNS to ask for.
+type DNS struct {
+	// Servers are host:port, or host for port 53, of the servers to ask: the first one, the next
+	// where it fails. Empty: the system's.
+	Servers []string `yaml:"servers,omitempty"`
+	// Services are the names, at least one, by app-id or namespace/app-id.
+	Services map[string]DNSService `yaml:"services"`
+	// Timeout is how long one server is waited for, once.
+	Timeout time.Duration `yaml:"timeout" default:"1s"`
+	// MinTTL and MaxTTL bound how long an answer is believed without asking again.
+	MinTTL time.Duration `yaml:"minTTL" default:"1s"`
+	MaxTTL time.Duration `yaml:"maxTTL" default:"30s"`
+	Scope  `yaml:",inline"`
+}
+
+// DNSService is where one service stands in the DNS. In YAML, a plain text is its Name.
+type DNSService struct {
+	// Name is the full DNS name.
+	Name string `yaml:"name" shorthand:"true"`
+	// Type is srv or address; empty: srv where the name has the form _service._protocol.name.
+	Type string `yaml:"type,omitempty"`
+	// SRVPort says whose port an SRV record states: relay, which is also the default, or app.
+	SRVPort string `yaml:"srvPort,omitempty"`
+	// Port and RelayPort are the application's and its relay's where no record states them.
+	Port      int `yaml:"port,omitempty"`
+	RelayPort int `yaml:"relayPort,omitempty"`
+	// Family is ipv4, ipv6 or both; empty: the IPv4 addresses, else the IPv6 ones.
+	Family string `yaml:"family,omitempty"`
+}
+
+// Kubernetes is a Kubernetes cluster to read. Of it, only what opted in is taken.
+type Kubernetes struct {
+	// Kubeconfig is the path of a kubeconfig file; empty: the credentials that a pod is given.
+	Kubeconfig string `yaml:"kubeconfig,omitempty"`
+	// Context is one of the kubeconfig's contexts; empty: its current one.
+	Context string `yaml:"context,omitempty"`
+	// WatchNamespaces are the namespaces to read, each with rights of its own; empty: all.
+	WatchNamespaces []string `yaml:"watchNamespaces,omitempty"`
+	// ExportSelector is a label selector, ExportNamespaces are patterns as path.Match reads them:
+	// the Services that match one of them are taken, beside those annotated farcall.io/export.
+	ExportSelector   string   `yaml:"exportSelector,omitempty"`
+	ExportNamespaces []string `yaml:"exportNamespaces,omitempty"`
+	// Regions reads the Nodes' labels for the region of each instance.
+	Regions bool `yaml:"regions,omitempty"`
+	Scope   `yaml:",inline"`
+}
+
+// MDNS is the local network to listen to, and at an agent to announce applications in.
+type MDNS struct {
+	// Interfaces are the names of the network interfaces; empty: all that can multicast.
+	Interfaces []string `yaml:"interfaces,omitempty"`
+	Scope      `yaml:",inline"`
 }
 
 // File is a file of services to read.

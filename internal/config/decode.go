@@ -182,6 +182,14 @@ func (d *decoder) value(n *yaml.Node, v reflect.Value, path string) {
 		v.Set(reflect.New(v.Type().Elem()))
 		d.value(n, v.Elem(), path)
 	case reflect.Struct:
+		if n.Kind == yaml.ScalarNode && !empty(n) {
+			if f, ok := shorthand(v); ok {
+				setDefaults(v)
+				d.lines[child(path, f.key)] = n.Line
+				d.scalar(n, f.v, path)
+				return
+			}
+		}
 		if n.Kind != yaml.MappingNode && !empty(n) {
 			d.add(n.Line, path, "want a mapping of keys to values, got %s", describe(n))
 			return
@@ -274,7 +282,17 @@ func takes(t reflect.Type, key string) bool {
 	return slices.ContainsFunc(list, func(f field) bool { return f.key == key })
 }
 
-// table reads a mapping of texts.
+// shorthand gives the key of a struct that a plain value stands for, where there is one.
+func shorthand(v reflect.Value) (field, bool) {
+	for i := range v.NumField() {
+		if f := v.Type().Field(i); f.Tag.Get("shorthand") != "" {
+			return field{key: f.Tag.Get("yaml"), v: v.Field(i)}, true
+		}
+	}
+	return field{}, false
+}
+
+// table reads a mapping from words to values of one type.
 func (d *decoder) table(n *yaml.Node, v reflect.Value, path string) {
 	if n.Kind != yaml.MappingNode && !empty(n) {
 		d.add(n.Line, path, "want a mapping of keys to values, got %s", describe(n))
@@ -283,14 +301,14 @@ func (d *decoder) table(n *yaml.Node, v reflect.Value, path string) {
 	if len(n.Content) == 0 {
 		return
 	}
-	table := map[string]string{}
+	table := reflect.MakeMap(v.Type())
 	d.pairs(n, path, func(key, value *yaml.Node, at string) {
 		d.lines[at] = key.Line
-		var s string
-		d.value(value, reflect.ValueOf(&s).Elem(), at)
-		table[key.Value] = s
+		e := reflect.New(v.Type().Elem()).Elem()
+		d.value(value, e, at)
+		table.SetMapIndex(reflect.ValueOf(key.Value), e)
 	})
-	v.Set(reflect.ValueOf(table))
+	v.Set(table)
 }
 
 func (d *decoder) list(n *yaml.Node, v reflect.Value, path string) {

@@ -28,7 +28,8 @@ func leaves(t *testing.T, typ reflect.Type, path, below string, out map[string]s
 		}
 		at, ft, def := child(path, key), f.Type, f.Tag.Get("default")
 		if options == "inline" {
-			at = path
+			// What stands in the block of every kind is documented once.
+			at, def = "KIND", ""
 		} else if name, value, ok := strings.Cut(below, "="); ok && name == key {
 			def = value
 		}
@@ -40,7 +41,7 @@ func leaves(t *testing.T, typ reflect.Type, path, below string, out map[string]s
 			out[at] = ""
 		case ft.Kind() == reflect.Struct:
 			leaves(t, ft, at, def, out)
-		case ft.Kind() == reflect.Slice && ft.Elem().Kind() == reflect.Struct:
+		case (ft.Kind() == reflect.Slice || ft.Kind() == reflect.Map) && ft.Elem().Kind() == reflect.Struct:
 			leaves(t, ft.Elem(), at+"[]", "", out)
 		default:
 			if ft.Kind() == reflect.Bool {

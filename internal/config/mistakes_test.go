@@ -60,26 +60,76 @@ var mistakes = []struct {
 	{name: "a key of another case", text: okSynchronizer + "datadir: x\n", want: []string{
 		`farcall.yaml:2: datadir: unknown key; did you mean "dataDir"?`}},
 	{name: "a key like no other", text: okSynchronizer + "clusters: [{name: a, colour: red, resolvers: [file: {path: x}]}]\n", want: []string{
-		"farcall.yaml:2: clusters[0].colour: unknown key; the keys here are labels, locality, name, resolvers"}},
+		"farcall.yaml:2: clusters[0].colour: unknown key; the keys here are labels, locality, name, resolvers, via"}},
 	{name: "a key one level too high", agent: true, text: okAgent + "listen: 127.0.0.1:1\nresolvers:\n- address: x\n- namespace: y\n", want: []string{
 		`farcall.yaml:4: listen: unknown key here; it goes inside "internal", "http", "grpc" or "metrics"`,
 		`farcall.yaml:6: resolvers[0].address: unknown key here; it goes inside "consul"`,
-		`farcall.yaml:7: resolvers[1].namespace: unknown key here; it goes inside "consul" or "file"`}},
+		`farcall.yaml:7: resolvers[1].namespace: unknown key here; it goes inside "consul", "dns", "file", "kubernetes" or "mdns"`}},
 	{name: "a key that is no word", text: okSynchronizer + "\"a\\nb\": 1\n? [x]\n: 2\n5: 6\n", want: []string{
 		`farcall.yaml:2: "a\nb": unknown key; the keys here are clusters, dataDir, federation, guard, http, insecure, listen, store`,
 		"farcall.yaml:3: a key must be a word, got a list",
 		"farcall.yaml:5: 5: unknown key; the keys here are clusters, dataDir, federation, guard, http, insecure, listen, store"}},
 	{name: "keys of later versions",
-		text: okSynchronizer + "tls: {cert: x}\nadmin: {listen: y}\nhttp: {tls: {}}\nclusters:\n- {name: a, via: agents}\n- name: b\n  resolvers: [kubernetes: {}, dns: {}, mdns: {}]\n",
+		text: okSynchronizer + "tls: {cert: x}\nadmin: {listen: y}\nhttp: {tls: {}}\nclusters:\n- {name: a, via: agents}\n",
 		want: []string{
 			"farcall.yaml:2: tls: not supported by this version",
 			"farcall.yaml:3: admin: not supported by this version",
-			"farcall.yaml:4: http.tls: not supported by this version",
-			"farcall.yaml:6: clusters[0].via: not supported by this version",
-			"farcall.yaml:6: clusters[0].resolvers: is missing: a cluster needs at least one registry to read, for example resolvers: [{file: {path: ./services.yaml}}]",
-			"farcall.yaml:8: clusters[1].resolvers[0].kubernetes: not supported by this version",
-			"farcall.yaml:8: clusters[1].resolvers[1].dns: not supported by this version",
-			"farcall.yaml:8: clusters[1].resolvers[2].mdns: not supported by this version"}},
+			"farcall.yaml:4: http.tls: not supported by this version"}},
+	{name: "dns",
+		text: okSynchronizer + `clusters:
+- name: a
+  resolvers:
+  - dns:
+      servers: [127.0.0.1, "127.0.0.1:0", 127.0.0.1]
+      minTTL: 1m
+      timeout: 0s
+      services:
+        a: _a._tcp.example.
+        b: b.example.
+        c: {name: "c.example:80", port: 80}
+        d: {type: srv}
+        e: {name: e., port: 70000, type: SRV, family: ipv5, srvPort: apps}
+        F_/x: {name: f., relayPort: 0, prot: 1}
+  - dns: {}
+`,
+		want: []string{
+			`farcall.yaml:6: clusters[0].resolvers[0].dns.servers[1]: "127.0.0.1:0": port "0" is not in 1 to 65535`,
+			`farcall.yaml:6: clusters[0].resolvers[0].dns.servers[2]: 127.0.0.1 is listed twice`,
+			`farcall.yaml:7: clusters[0].resolvers[0].dns.minTTL: 1m0s is above maxTTL, which is 30s`,
+			`farcall.yaml:8: clusters[0].resolvers[0].dns.timeout: 0s is not a time: want more than 0s`,
+			`farcall.yaml:11: clusters[0].resolvers[0].dns.services.b: address records state no port: write {name: b.example., relayPort: 50002} for an agent or sidecar there, or port: for the application's own`,
+			`farcall.yaml:12: clusters[0].resolvers[0].dns.services.c.name: "c.example:80" is not a DNS name: want one such as _billing._tcp.example.com.; a port goes into port or relayPort`,
+			`farcall.yaml:13: clusters[0].resolvers[0].dns.services.d.name: is missing: want a DNS name, for example _billing._tcp.example.com.`,
+			`farcall.yaml:14: clusters[0].resolvers[0].dns.services.e.type: unknown word "SRV": want "srv" or "address"; did you mean "srv"?`,
+			`farcall.yaml:14: clusters[0].resolvers[0].dns.services.e.srvPort: unknown word "apps": want "relay" or "app"; did you mean "app"?`,
+			`farcall.yaml:14: clusters[0].resolvers[0].dns.services.e.family: unknown word "ipv5": want "ipv4", "ipv6" or "both"; did you mean "ipv4"?`,
+			`farcall.yaml:14: clusters[0].resolvers[0].dns.services.e.port: 70000 is not in 1 to 65535`,
+			`farcall.yaml:15: clusters[0].resolvers[0].dns.services.F_/x.prot: unknown key; did you mean "port"?`,
+			`farcall.yaml:15: clusters[0].resolvers[0].dns.services.F_/x.relayPort: 0 is not in 1 to 65535`,
+			`farcall.yaml:15: clusters[0].resolvers[0].dns.services.F_/x: address records state no port: write {name: f., relayPort: 50002} for an agent or sidecar there, or port: for the application's own`,
+			`farcall.yaml:16: clusters[0].resolvers[1].dns.services: is missing: want at least one name, for example services: {billing: _billing._tcp.example.com.}`}},
+	{name: "kubernetes, mdns and clusters via agents",
+		text: okSynchronizer + `clusters:
+- {name: a, via: agent}
+- {name: b, via: agents, resolvers: [file: {path: x}]}
+- name: c
+  resolvers:
+  - kubernetes: {context: x, watchNamespaces: [a, A, a], exportNamespaces: ["["], link: x}
+  - mdns: {interfaces: [eth0, "", "a/b", eth0]}
+  - {mdns: {}, dns: {}}
+`,
+		want: []string{
+			`farcall.yaml:3: clusters[0].via: unknown word "agent": want "agents"; did you mean "agents"?`,
+			`farcall.yaml:4: clusters[1].resolvers: stands beside clusters[1].via: the registries of a cluster that is read via its agents stand in the agents' configurations`,
+			`farcall.yaml:7: clusters[2].resolvers[0].kubernetes.context: stands without clusters[2].resolvers[0].kubernetes.kubeconfig: the credentials that a pod is given have no contexts`,
+			`farcall.yaml:7: clusters[2].resolvers[0].kubernetes.watchNamespaces[1]: "A" is not a namespace of Kubernetes: want lower-case letters, digits and inner dashes`,
+			`farcall.yaml:7: clusters[2].resolvers[0].kubernetes.watchNamespaces[2]: a is listed twice`,
+			`farcall.yaml:7: clusters[2].resolvers[0].kubernetes.exportNamespaces[0]: "[" is not a pattern: want a service name with * and ? for what is left open`,
+			`farcall.yaml:7: clusters[2].resolvers[0].kubernetes.link: is for the agents of a cluster that is read via its agents; a synchronizer reads this registry itself`,
+			`farcall.yaml:8: clusters[2].resolvers[1].mdns.interfaces[1]: "" is not the name of a network interface, such as eth0`,
+			`farcall.yaml:8: clusters[2].resolvers[1].mdns.interfaces[2]: "a/b" is not the name of a network interface, such as eth0`,
+			`farcall.yaml:8: clusters[2].resolvers[1].mdns.interfaces[3]: eth0 is listed twice`,
+			`farcall.yaml:9: clusters[2].resolvers[2]: has both dns and mdns: want one kind; write a list entry for each`}},
 	{name: "keys of later versions for an agent", agent: true,
 		text: okAgent + "dapr: {listen: x}\napps: [{id: a, token: t}]\n",
 		want: []string{
@@ -171,7 +221,7 @@ var mistakes = []struct {
 		`farcall.yaml:7: clusters[2].name: "-": want lower-case letters, digits and inner dashes (RFC 1123 label)`,
 		"farcall.yaml:9: clusters[3].name: is missing: write, for example, name: east",
 		"farcall.yaml:10: clusters[4].name: is empty: write, for example, name: east",
-		"farcall.yaml:11: clusters[4].resolvers: is empty: a cluster needs at least one registry to read, for example resolvers: [{file: {path: ./services.yaml}}]"}},
+		"farcall.yaml:11: clusters[4].resolvers: is empty: a cluster needs at least one registry to read, for example resolvers: [{file: {path: ./services.yaml}}]; or via: agents where only its own agents can read them"}},
 	{name: "a node's name", agent: true, text: "cluster: c\nnode: \"a\\tb\"\nsynchronizers: [localhost:1]\n", want: []string{
 		"farcall.yaml:2: node: has a control character at byte 1"}},
 
@@ -179,8 +229,8 @@ var mistakes = []struct {
 		text: okAgent + "resolvers:\n- consul: {}\n  file: {path: x}\n- {}\n-\n- file: {}\n- consul:\n    address: http://x:8500\n    token: a\n    tokenFile: b\n    tls: {cert: c}\n    daprPortKey: ''\n- file: {path: p, namespace: a, namespaces: {b: c}, include: ['[']}\n- file: {path: p, namespaces: {b: ''}, exclude: ['']}\n",
 		want: []string{
 			"farcall.yaml:5: resolvers[0]: has both consul and file: want one kind; write a list entry for each",
-			"farcall.yaml:7: resolvers[1]: names no registry: want one of consul, file",
-			"farcall.yaml:8: resolvers[2]: names no registry: want one of consul, file",
+			"farcall.yaml:7: resolvers[1]: names no registry: want one of consul, dns, file, kubernetes, mdns",
+			"farcall.yaml:8: resolvers[2]: names no registry: want one of consul, dns, file, kubernetes, mdns",
 			"farcall.yaml:9: resolvers[3].file.path: is missing: want the path of a file of services",
 			"farcall.yaml:11: resolvers[4].consul.address: http://x:8500 is plaintext, but resolvers[4].consul.tls in line 14 asks for TLS: write https://, or leave the scheme out",
 			"farcall.yaml:13: resolvers[4].consul.tokenFile: stands beside resolvers[4].consul.token: want one of them",
@@ -220,7 +270,7 @@ var mistakes = []struct {
 			"farcall.yaml:9: apps[4].port: 0 is not in 1 to 65535",
 			"farcall.yaml:10: apps[5].namespace: is empty",
 			"farcall.yaml:10: apps[5].port: is missing: register: true needs the application's port",
-			"farcall.yaml:10: apps[5].register: no registry under resolvers takes registrations: add a consul, or leave register out"}},
+			"farcall.yaml:10: apps[5].register: no registry under resolvers takes registrations: add a consul or an mdns, or leave register out"}},
 }
 
 func TestMistakesAreToldAllAtOnce(t *testing.T) {

@@ -40,8 +40,25 @@ func (v *validator) synchronizer(s *Synchronizer) {
 		} else {
 			names[c.Name] = at
 		}
-		v.missing(at, "resolvers", len(c.Resolvers) == 0, "a cluster needs at least one registry to read, for example resolvers: [{file: {path: ./services.yaml}}]")
-		v.resolvers(at+".resolvers", c.Resolvers)
+		v.sources(at, c)
+	}
+}
+
+// sources checks where a cluster's lists come from.
+func (v *validator) sources(at string, c Cluster) {
+	if _, written := v.lines[at+".via"]; written {
+		v.word(at+".via", c.Via, []string{ViaAgents}, nil)
+		if len(c.Resolvers) > 0 {
+			v.errorf(at+".resolvers", "stands beside %s.via: the registries of a cluster that is read via its agents stand in the agents' configurations", at)
+		}
+		return
+	}
+	v.missing(at, "resolvers", len(c.Resolvers) == 0, "a cluster needs at least one registry to read, for example resolvers: [{file: {path: ./services.yaml}}]; or via: agents where only its own agents can read them")
+	v.resolvers(at+".resolvers", c.Resolvers)
+	for i, r := range c.Resolvers {
+		if r.Scope().Link != "" {
+			v.errorf(fmt.Sprintf("%s.resolvers[%d].%s.link", at, i, r.Kind()), "is for the agents of a cluster that is read via its agents; a synchronizer reads this registry itself")
+		}
 	}
 }
 
@@ -201,17 +218,31 @@ func (v *validator) tls(at string, t *TLS) {
 func (v *validator) resolvers(at string, list []Resolver) {
 	for i := range list {
 		r, at := &list[i], fmt.Sprintf("%s[%d]", at, i)
+		blocks := r.blocks()
 		switch {
-		case r.Consul != nil && r.File != nil:
-			v.errorf(at, "has both consul and file: want one kind; write a list entry for each")
-		case r.Consul != nil:
-			v.consul(at+".consul", r.Consul)
-		case r.File != nil:
-			v.missing(at+".file", "path", r.File.Path == "", "want the path of a file of services")
-			v.scope(at+".file", &r.File.Scope)
-		case !v.bad[child(at, "*")]:
-			v.errorf(at, "names no registry: want one of consul, file")
+		case len(blocks) > 1:
+			v.errorf(at, "has both %s: want one kind; write a list entry for each", strings.Join(slices.Sorted(maps.Keys(blocks)), " and "))
+			continue
+		case len(blocks) == 0:
+			if !v.bad[child(at, "*")] {
+				v.errorf(at, "names no registry: want one of %s", strings.Join(kinds, ", "))
+			}
+			continue
 		}
+		at += "." + r.Kind()
+		switch {
+		case r.Consul != nil:
+			v.consul(at, r.Consul)
+		case r.DNS != nil:
+			v.dns(at, r.DNS)
+		case r.File != nil:
+			v.missing(at, "path", r.File.Path == "", "want the path of a file of services")
+		case r.Kubernetes != nil:
+			v.kubernetes(at, r.Kubernetes)
+		case r.MDNS != nil:
+			v.interfaces(at+".interfaces", r.MDNS.Interfaces)
+		}
+		v.scope(at, blocks[r.Kind()])
 	}
 }
 
@@ -222,7 +253,35 @@ func (v *validator) consul(at string, c *Consul) {
 		v.errorf(at+".tokenFile", "stands beside %s.token: want one of them", at)
 	}
 	v.missing(at, "daprPortKey", c.DaprPortKey == "", "want the metadata key of the relay's port, DAPR_PORT by Dapr's convention")
-	v.scope(at, &c.Scope)
+}
+
+func (v *validator) kubernetes(at string, k *Kubernetes) {
+	if k.Context != "" && k.Kubeconfig == "" {
+		v.errorf(at+".context", "stands without %s.kubeconfig: the credentials that a pod is given have no contexts", at)
+	}
+	for i, ns := range k.WatchNamespaces {
+		at := fmt.Sprintf("%s.watchNamespaces[%d]", at, i)
+		// A namespace is an RFC 1123 label, as the name of a cluster is.
+		if err := catalog.CheckClusterName(ns); err != nil {
+			v.errorf(at, "%q is not a namespace of Kubernetes: want lower-case letters, digits and inner dashes", ns)
+		} else if slices.Index(k.WatchNamespaces, ns) < i {
+			v.errorf(at, "%s is listed twice", ns)
+		}
+	}
+	v.patterns(at+".exportNamespaces", k.ExportNamespaces)
+}
+
+func (v *validator) interfaces(at string, names []string) {
+	for i, name := range names {
+		at := fmt.Sprintf("%s[%d]", at, i)
+		switch {
+		// The kernel's bounds: IFNAMSIZ, and dev_valid_name.
+		case name == "" || len(name) > 15 || strings.ContainsAny(name, "/: \t\n"):
+			v.errorf(at, "%q is not the name of a network interface, such as eth0", name)
+		case slices.Index(names, name) < i:
+			v.errorf(at, "%s is listed twice", name)
+		}
+	}
 }
 
 func (v *validator) scope(at string, s *Scope) {
@@ -239,6 +298,11 @@ func (v *validator) scope(at string, s *Scope) {
 	}
 	v.patterns(at+".include", s.Include)
 	v.patterns(at+".exclude", s.Exclude)
+	if _, written := v.lines[at+".link"]; written {
+		if err := checkName(s.Link); err != nil {
+			v.errorf(at+".link", "%v", err)
+		}
+	}
 }
 
 func (v *validator) patterns(at string, patterns []string) {
@@ -283,7 +347,7 @@ func (v *validator) internal(a *Agent) {
 }
 
 func (v *validator) apps(a *Agent) {
-	registers := slices.ContainsFunc(a.Resolvers, func(r Resolver) bool { return r.Consul != nil })
+	registers := slices.ContainsFunc(a.Resolvers, Resolver.TakesRegistrations)
 	seen := map[catalog.Name]string{}
 	for i, app := range a.Apps {
 		at := fmt.Sprintf("apps[%d]", i)
@@ -308,7 +372,7 @@ func (v *validator) apps(a *Agent) {
 		}
 		v.missing(at, "port", app.Port == 0, "register: true needs the application's port")
 		if !registers {
-			v.errorf(at+".register", "no registry under resolvers takes registrations: add a consul, or leave register out")
+			v.errorf(at+".register", "no registry under resolvers takes registrations: add a consul or an mdns, or leave register out")
 		}
 	}
 }

@@ -9,8 +9,8 @@ import (
 	"github.com/farcall/farcall/internal/catalog"
 )
 
-// Apply takes one read of the registry and returns the services whose believed list changed,
-// in order. A service that became known or unknown counts as changed.
+// Apply takes one read of the registry and returns what changed of what is believed. A service
+// that became known or unknown counts as changed.
 //
 // Snapshots of the same source in one Update are taken as one. Where several sources state the
 // same instance, the source that comes first by name is believed. An instance that says the
@@ -18,12 +18,12 @@ import (
 // still states, in records that could not be used: they are absent, never explicitly removed.
 //
 // It costs in proportion to the sources in the Update, and for a Full one to the registry.
-func (r *Registry) Apply(now time.Time, u catalog.Update, unusable ...catalog.ID) (changed []catalog.Name) {
+func (r *Registry) Apply(now time.Time, u catalog.Update, unusable ...catalog.ID) Changes {
 	p := &pass{
 		r:       r,
 		touched: map[catalog.ID][]string{},
 		known:   map[catalog.Name]bool{},
-		dirty:   map[catalog.Name]struct{}{},
+		dirty:   Changes{},
 	}
 	before := r.stated
 	read := gather(u.Snapshots)
@@ -73,7 +73,7 @@ type pass struct {
 	touched map[catalog.ID][]string
 	// known says of the services that were touched whether they were known before.
 	known map[catalog.Name]bool
-	dirty map[catalog.Name]struct{}
+	dirty Changes
 }
 
 // replace puts what was read in the place of what the sources stated before.
@@ -103,8 +103,7 @@ func (p *pass) replaceSource(name string, old, new *source) {
 	}
 	for n := range new.services {
 		if _, ok := old.services[n]; !ok {
-			s := p.service(n)
-			s.namedBy = append(s.namedBy, name)
+			p.service(n).namedBy++
 		}
 	}
 	for id, in := range new.instances {
@@ -119,8 +118,7 @@ func (p *pass) replaceSource(name string, old, new *source) {
 	}
 	for n := range old.services {
 		if _, ok := new.services[n]; !ok {
-			s := p.service(n)
-			s.namedBy = slices.DeleteFunc(s.namedBy, func(by string) bool { return by == name })
+			p.service(n).namedBy--
 		}
 	}
 }
@@ -202,7 +200,7 @@ func (p *pass) settle() (absent []catalog.ID) {
 			continue
 		}
 		m.believed = stated
-		p.dirty[id.Name] = struct{}{}
+		p.changed(id)
 	}
 	slices.SortFunc(absent, catalog.ID.Compare)
 	return absent
@@ -283,27 +281,28 @@ func (p *pass) remove(id catalog.ID) {
 	}
 	delete(s.members, id)
 	p.r.believed--
-	p.dirty[id.Name] = struct{}{}
+	p.changed(id)
+}
+
+func (p *pass) changed(id catalog.ID) {
+	p.dirty[id.Name] = append(p.dirty[id.Name], id.Instance)
 }
 
 // end forgets services that nobody states and nothing is held of, and returns what changed.
-func (p *pass) end() []catalog.Name {
+func (p *pass) end() Changes {
 	for n, was := range p.known {
 		s := p.r.services[n]
-		is := len(s.namedBy) > 0 || len(s.members) > 0
+		is := s.namedBy > 0 || len(s.members) > 0
 		if !is {
 			delete(p.r.services, n)
 		}
-		if is != was {
-			p.dirty[n] = struct{}{}
-		} else if !is {
+		_, dirty := p.dirty[n]
+		switch {
+		case is != was && !dirty:
+			p.dirty[n] = nil
+		case is == was && !is:
 			delete(p.dirty, n)
 		}
 	}
-	for n := range p.dirty {
-		if s := p.r.services[n]; s != nil {
-			s.list = nil
-		}
-	}
-	return slices.SortedFunc(maps.Keys(p.dirty), catalog.Name.Compare)
+	return p.dirty
 }

@@ -95,11 +95,8 @@ type source struct {
 
 // service is what is known of one name.
 type service struct {
-	namedBy []string // sources that state the name or an instance of it
+	namedBy int // sources that state the name or an instance of it
 	members map[catalog.ID]*member
-	// list is the believed list in identity order, nil where it must be built anew. It is
-	// handed out, so it is never written into.
-	list []*catalog.Instance
 }
 
 // member is one believed instance: stated by at least one source, or held.
@@ -125,22 +122,45 @@ func New(cfg Config) *Registry {
 	}
 }
 
+// Changes are the services whose believed list changed, and of each the instances (by
+// catalog.ID.Instance, in no order, none twice) that were added, changed or removed. A service
+// with none of these became known or unknown.
+type Changes map[catalog.Name][]string
+
+// Believed gives what is believed of an instance, or nil. It costs the same whatever the
+// registry holds.
+func (r *Registry) Believed(id catalog.ID) *catalog.Instance {
+	if s, ok := r.services[id.Name]; ok {
+		if m, ok := s.members[id]; ok {
+			return m.believed
+		}
+	}
+	return nil
+}
+
+// Size gives the number of instances believed of a service, and whether the registry knows the
+// service: known and empty is confirmed empty, unknown is not. It costs nothing.
+func (r *Registry) Size(n catalog.Name) (instances int, known bool) {
+	s, ok := r.services[n]
+	if !ok {
+		return 0, false
+	}
+	return len(s.members), true
+}
+
 // List gives the believed instances of a service in identity order, and whether the registry
-// knows the service: known and empty is confirmed empty, unknown is not. The caller must not
-// write into the list; it never changes.
+// knows the service, as Size does. It makes a new list each time.
 func (r *Registry) List(n catalog.Name) (instances []*catalog.Instance, known bool) {
 	s, ok := r.services[n]
 	if !ok {
 		return nil, false
 	}
-	if s.list == nil && len(s.members) > 0 {
-		s.list = make([]*catalog.Instance, 0, len(s.members))
-		for _, m := range s.members {
-			s.list = append(s.list, m.believed)
-		}
-		catalog.SortInstances(s.list)
+	list := make([]*catalog.Instance, 0, len(s.members))
+	for _, m := range s.members {
+		list = append(list, m.believed)
 	}
-	return s.list, true
+	catalog.SortInstances(list)
+	return list, true
 }
 
 // Names gives the services that the registry knows, in order.

@@ -2,6 +2,7 @@ package guard
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -223,7 +224,7 @@ func TestRule(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			r := New(Config{})
 			for i, st := range tt.steps {
-				var changed []catalog.Name
+				var changed Changes
 				if st.update != nil {
 					var unusable []catalog.ID
 					if st.unusable != "" {
@@ -237,7 +238,7 @@ func TestRule(t *testing.T) {
 					t.Fatalf("step %d: believed is\n%s, want\n%s", i, got, st.want)
 				}
 				var words []string
-				for _, n := range changed {
+				for _, n := range slices.SortedFunc(maps.Keys(changed), catalog.Name.Compare) {
 					words = append(words, n.Service)
 				}
 				if got := strings.Join(words, " "); got != st.changed {

@@ -46,10 +46,9 @@ func (r *Registry) Holds() []Hold {
 	return all
 }
 
-// Expire ends the holds whose time is up and returns the services whose believed list changed,
-// in order.
-func (r *Registry) Expire(now time.Time) (changed []catalog.Name) {
-	p := &pass{r: r, known: map[catalog.Name]bool{}, dirty: map[catalog.Name]struct{}{}}
+// Expire ends the holds whose time is up and returns what changed of what is believed.
+func (r *Registry) Expire(now time.Time) Changes {
+	p := &pass{r: r, known: map[catalog.Name]bool{}, dirty: Changes{}}
 	for {
 		until, ok := r.Next()
 		if !ok || until.After(now) {

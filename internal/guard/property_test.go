@@ -20,7 +20,7 @@ var (
 	errBrokeFloor      = errors.New("no more than Floor absences go at once in a Window")
 	errBrokeSuspicious = errors.New("no absence goes at once in a reset or with the whole catalogue")
 	errBrokeHold       = errors.New("a hold ends after Hold")
-	errBrokeChanged    = errors.New("changed names the services whose list changed, and no others")
+	errBrokeChanged    = errors.New("changes are the services and instances that changed, and no others")
 	errBrokeOrder      = errors.New("the order of snapshots does not matter")
 	errBrokeCounts     = errors.New("counts are those of the lists")
 )
@@ -137,19 +137,20 @@ func (m *model) held() map[catalog.ID]bool {
 	return held
 }
 
-func (m *model) checkChanged(before map[catalog.Name][]*catalog.Instance, changed []catalog.Name) error {
+func (m *model) checkChanged(before map[catalog.Name][]*catalog.Instance, changed Changes) error {
 	after, _ := lists(m.guard)
 	all := maps.Clone(before)
 	maps.Copy(all, after)
 	for n := range all {
 		was, knew := before[n]
 		is, knows := after[n]
-		differs := knew != knows || !catalog.EqualLists(was, is)
-		if differs != slices.Contains(changed, n) {
-			return fmt.Errorf("%w: %s differs: %t, changed: %v", errBrokeChanged, n, differs, changed)
+		ids := differing(was, is)
+		said, told := changed[n]
+		if told != (knew != knows || len(ids) > 0) || !slices.Equal(ids, slices.Sorted(slices.Values(said))) {
+			return fmt.Errorf("%w: of %s, known %t then %t, %v differ, told %t: %v", errBrokeChanged, n, knew, knows, ids, told, said)
 		}
 	}
-	for _, n := range changed {
+	for n := range changed {
 		_, knew := before[n]
 		if _, knows := after[n]; !knew && !knows {
 			return fmt.Errorf("%w: %s was and is unknown", errBrokeChanged, n)
@@ -158,8 +159,32 @@ func (m *model) checkChanged(before map[catalog.Name][]*catalog.Instance, change
 	return nil
 }
 
+// differing gives, in order, the instances that two lists of a service do not both have, or have
+// with another content.
+func differing(a, b []*catalog.Instance) (ids []string) {
+	for _, lists := range [2][2][]*catalog.Instance{{a, b}, {b, a}} {
+		for _, in := range lists[0] {
+			if !slices.ContainsFunc(lists[1], in.Equal) {
+				ids = append(ids, in.Instance)
+			}
+		}
+	}
+	slices.Sort(ids)
+	return slices.Compact(ids)
+}
+
 func (m *model) checkState() error {
 	byName, believed := lists(m.guard)
+	for n, list := range byName {
+		if size, known := m.guard.Size(n); size != len(list) || !known {
+			return fmt.Errorf("%w: %s has a size of %d, listed are %d", errBrokeCounts, n, size, len(list))
+		}
+		for _, in := range list {
+			if m.guard.Believed(in.ID) != in {
+				return fmt.Errorf("%w: %s is listed, but not believed", errBrokeCounts, in)
+			}
+		}
+	}
 	stated, held := m.stated(), m.held()
 	for id, in := range stated {
 		if believed[id] == nil || !believed[id].Equal(in) {
@@ -278,7 +303,6 @@ func TestTheModelSeesABrokenGuard(t *testing.T) {
 				delete(m.guard.services[name("cart")].members, id)
 				break
 			}
-			m.guard.services[name("cart")].list = nil
 			return m.checkState()
 		}, errBrokeSuperset},
 		{"it keeps what nobody states", func(m *model) error {
@@ -305,6 +329,12 @@ func TestTheModelSeesABrokenGuard(t *testing.T) {
 		{"it says too little of what changed", func(m *model) error {
 			read(m, all)
 			return m.checkChanged(map[catalog.Name][]*catalog.Instance{}, nil)
+		}, errBrokeChanged},
+		{"it says of too few instances that they changed", func(m *model) error {
+			before, _ := lists(m.guard)
+			changed := m.guard.Apply(m.now, fullRead(all))
+			changed[name("cart")] = changed[name("cart")][1:]
+			return m.checkChanged(before, changed)
 		}, errBrokeChanged},
 		{"it holds explicit removals", func(m *model) error {
 			m.lie = func(u catalog.Update) catalog.Update { u.Explicit = false; return u }

@@ -30,7 +30,8 @@ var law = []rule{
 	{"strategy", []string{"internal/catalog", "internal/nearest"}},
 	{"resolvers", []string{"internal/catalog"}},
 	{"resolvers/...", []string{"internal/catalog", "internal/nearest", "resolvers", "resolvers/poll"}},
-	{"resolvers/intake", []string{"internal/catalog", "internal/guard", "resolvers"}},
+	{"resolvers/inbox", []string{"internal/catalog", "resolvers"}},
+	{"resolvers/intake", []string{"internal/catalog", "internal/guard", "resolvers", "resolvers/inbox"}},
 	{"resolvers/resolvertest", []string{"internal/catalog", "internal/testkit", "resolvers"}},
 	{"internal/config", []string{"internal/catalog", "internal/nearest", "strategy"}},
 	{"internal/datadir", nil},
@@ -38,12 +39,12 @@ var law = []rule{
 	{"internal/version", nil},
 	{"synchronizer/...", []string{
 		"api/...", "internal/catalog", "internal/guard", "internal/keys", "internal/mirror",
-		"internal/reach", "internal/store", "resolvers", "resolvers/intake", "strategy", "synchronizer/...",
+		"internal/reach", "internal/store", "resolvers", "resolvers/inbox", "resolvers/intake", "strategy", "synchronizer/...",
 	}},
 	// Agents know the store from the feed only, so internal/store is not among these.
 	{"agent/...", []string{
 		"api/...", "internal/catalog", "internal/datadir", "internal/guard", "internal/keys", "internal/mirror",
-		"internal/reach", "internal/version", "resolvers", "resolvers/intake", "strategy", "agent/...",
+		"internal/reach", "internal/version", "resolvers", "resolvers/inbox", "resolvers/intake", "strategy", "agent/...",
 	}},
 	{"agent/pick", []string{"internal/catalog"}},
 	{"cmd/...", []string{"api/...", "cmd/...", "internal/...", "resolvers/...", "strategy", "synchronizer/...", "agent/..."}},

@@ -171,10 +171,18 @@ func (m *Mirror) applyMeta(k keys.Key, e *feedv1.Entry, ch *Changes) {
 		m.refused[RefusedOlder]++
 		return
 	}
-	if !proto.Equal(c.meta, &v) {
-		c.meta = &v
-		ch.Clusters = true
+	ch.Clusters = ch.Clusters || c.meta == nil || !proto.Equal(forReaders(c.meta), forReaders(&v))
+	c.meta = &v
+}
+
+// forReaders is a meta without what is for people only and moves while nothing else does.
+func forReaders(meta *storev1.ClusterMeta) *storev1.ClusterMeta {
+	meta = proto.CloneOf(meta)
+	meta.Seq = 0
+	for _, r := range meta.GetRegistries() {
+		r.Revision, r.LastSuccess = "", nil
 	}
+	return meta
 }
 
 func (m *Mirror) applySynced(now time.Time, k keys.Key, e *feedv1.Entry, ch *Changes) {
@@ -228,6 +236,7 @@ func (m *Mirror) applyReplica(now time.Time, e *feedv1.Entry) {
 	if !moved {
 		return
 	}
+	r.moved = now
 	for name, confirmed := range v.GetConfirmed() {
 		c := m.clusters[name]
 		if c == nil || confirmed == 0 || confirmed > v.GetTick() {

@@ -70,6 +70,7 @@ type agent struct {
 // replica is the last heartbeat seen of a synchronizer.
 type replica struct {
 	tick       uint64
+	moved      time.Time // when tick was seen to move
 	generation uint64
 }
 
@@ -126,7 +127,8 @@ func New(schema keys.Schema) *Mirror {
 type Changes struct {
 	// Services are the names whose list changed in some cluster.
 	Services map[catalog.Name]struct{}
-	// Clusters is true when a cluster appeared, vanished, was synced or changed its meta.
+	// Clusters is true when a cluster appeared, vanished, was synced or changed its meta in more
+	// than what only people read of it: its registries' revisions and when they were last read.
 	Clusters bool
 	// Agents is true when an agent's record changed.
 	Agents bool

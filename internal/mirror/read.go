@@ -23,7 +23,11 @@ type Cluster struct {
 	// reader that has seen no heartbeat cannot tell.
 	Age      time.Duration
 	AgeKnown bool
-	Locality catalog.Locality
+	// OwnerAge is the time since the heartbeat of the replica that wrote Meta was seen to move,
+	// where OwnerKnown.
+	OwnerAge   time.Duration
+	OwnerKnown bool
+	Locality   catalog.Locality
 	// Epoch is the highest seen of it.
 	Epoch uint64
 	// Meta is what its owner says of it; nil before the first publish. Not to be changed.
@@ -44,10 +48,25 @@ func (m *Mirror) Clusters(now time.Time) []Cluster {
 	defer m.mu.RUnlock()
 	out := make([]Cluster, 0, len(m.clusters))
 	for name, c := range m.clusters {
-		out = append(out, c.describe(name, now))
+		d := c.describe(name, now)
+		if r := m.replicas[c.meta.GetOwner()]; r != nil {
+			d.OwnerAge, d.OwnerKnown = max(now.Sub(r.moved), 0), true
+		}
+		out = append(out, d)
 	}
 	slices.SortFunc(out, func(a, b Cluster) int { return cmp.Compare(a.Name, b.Name) })
 	return out
+}
+
+// Meta returns what the owner of one cluster says of it, nil where nobody does. It must not be
+// changed.
+func (m *Mirror) Meta(clusterName string) *storev1.ClusterMeta {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	if c := m.clusters[clusterName]; c != nil {
+		return c.meta
+	}
+	return nil
 }
 
 func (c *cluster) describe(name string, now time.Time) Cluster {

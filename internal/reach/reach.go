@@ -81,12 +81,12 @@ func (x *Index) Owns(self Self, i *catalog.Instance) bool {
 	if i.Node == self.Node || i.Relay == self.Address {
 		return true
 	}
-	if i.Node != "" && x.byNode[place{i.Cluster, i.Node}] != "" {
-		return false // another agent's
-	}
 	host, _, err := net.SplitHostPort(self.Address)
 	if err != nil || i.Address != host {
 		return false
+	}
+	if i.Node != "" && x.byNode[place{i.Cluster, i.Node}] != "" {
+		return false // another agent's
 	}
 	// Without a feed nobody is in the index, not even this agent.
 	a := x.agent(i)

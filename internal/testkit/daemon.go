@@ -14,10 +14,10 @@ import (
 // goroutine only.
 type Daemon struct{ p *process }
 
-// Build builds the named commands (folders of cmd/) with the race detector into dir.
-func Build(root, dir string, names ...string) error {
-	for _, name := range names {
-		cmd := exec.Command("go", "build", "-race", "-o", filepath.Join(dir, name), "./cmd/"+name)
+// Build builds commands (folders under root, with ./ before them) with the race detector into dir.
+func Build(root, dir string, folders ...string) error {
+	for _, name := range folders {
+		cmd := exec.Command("go", "build", "-race", "-o", filepath.Join(dir, filepath.Base(name)), name)
 		cmd.Dir = root
 		if out, err := cmd.CombinedOutput(); err != nil {
 			return fmt.Errorf("build %s: %w\n%s", name, err, out)

@@ -32,7 +32,13 @@ type process struct {
 // and the tail of its log is shown if the test failed by then.
 func newProcess(t testing.TB, binary, name string, args ...string) *process {
 	t.Helper()
-	p := &process{t: t, name: name, path: serverBinary(t, binary), args: args, dir: t.TempDir()}
+	return newProcessAt(t, serverBinary(t, binary), name, args...)
+}
+
+// newProcessAt is newProcess for a program at any path.
+func newProcessAt(t testing.TB, path, name string, args ...string) *process {
+	t.Helper()
+	p := &process{t: t, name: name, path: path, args: args, dir: t.TempDir()}
 	t.Cleanup(func() {
 		if p.cmd != nil && p.ended() {
 			t.Errorf("%s ended by itself: %v", p.name, p.err)

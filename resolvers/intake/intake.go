@@ -2,6 +2,12 @@
 // they say: it checks and maps every record, lets the guard judge every removal, and merges
 // the registries.
 //
+// Where several registries of a cluster list the same instance (the same namespace, service and
+// instance id, as mapped), it is one instance: the registry configured first is believed, those
+// added while it runs come after all configured ones, by name, and within one registry the
+// source that is first by name. The other records are shadowed and counted; they count again as
+// soon as the believed one is gone.
+//
 // It is not a store and keeps nothing across restarts. It does not know clusters other than
 // its own, nor who may call what. Run starts one goroutine per registry, joins them all before
 // it returns, and does everything else in its own.
@@ -41,7 +47,9 @@ type Registry struct {
 type Config struct {
 	Cluster    string
 	Registries []Registry
-	Guard      guard.Config
+	// Open says that registries are added while it runs: none to begin with is no mistake.
+	Open  bool
+	Guard guard.Config
 }
 
 // Deps is what an Intake needs of its process. Several share one Metrics.
@@ -53,33 +61,36 @@ type Deps struct {
 // Intake runs the registries of one cluster. Its methods are safe for concurrent use.
 type Intake struct {
 	cluster    string
+	open       bool
+	guardRules guard.Config
 	log        *slog.Logger
 	metrics    *Metrics
-	registries []*registry
-	// wake holds a token while an inbox may hold something.
+	// wake holds a token while an inbox may hold something, or registries came or went.
 	wake chan struct{}
 
-	// mu guards the guards: the loop writes, Holds reads.
-	mu sync.Mutex
+	// mu guards which registries there are, and their guards: the loop writes, Holds reads.
+	mu         sync.Mutex
+	registries []*registry // in the order in which they are believed
 	// confirmed is when all registries had been confirmed, nil before that.
 	confirmed atomic.Pointer[time.Time]
 	held      atomic.Int64
 
 	// The rest belongs to the loop.
 
-	sent     map[catalog.Name][]*catalog.Instance
-	statuses []catalog.RegistryStatus
-	shadowed map[catalog.Name]int
+	sent     map[catalog.Name]merged
+	shadowed int     // in all of sent
+	told     *Change // the last one, its Services apart; nil before the first
+	settled  settled
 }
 
 // Change is what is new since the Change before. Its receiver must not write into it.
 type Change struct {
 	// Services are those whose list changed.
 	Services map[catalog.Name]List
-	// Complete says that every registry was read completely at least once. Before that, a
-	// service that is not known may exist.
+	// Complete says that there is a registry and that every one was read completely at least
+	// once. Before that, a service that is not known may exist. It can become false again, by Add.
 	Complete bool
-	// Registries is always the whole status, in the order of the configuration.
+	// Registries is always the whole status, in the order in which the registries are believed.
 	Registries []catalog.RegistryStatus
 }
 
@@ -100,21 +111,22 @@ type Hold struct {
 // New checks the configuration and returns an Intake. It starts nothing.
 func New(cfg Config, deps Deps) (*Intake, error) {
 	i := &Intake{
-		cluster:  cfg.Cluster,
-		log:      deps.Log.With("cluster", cfg.Cluster),
-		metrics:  deps.Metrics,
-		wake:     make(chan struct{}, 1),
-		sent:     map[catalog.Name][]*catalog.Instance{},
-		shadowed: map[catalog.Name]int{},
+		cluster:    cfg.Cluster,
+		open:       cfg.Open,
+		guardRules: cfg.Guard,
+		log:        deps.Log.With("cluster", cfg.Cluster),
+		metrics:    deps.Metrics,
+		wake:       make(chan struct{}, 1),
+		sent:       map[catalog.Name]merged{},
 	}
 	errs := []error{catalog.CheckClusterName(cfg.Cluster), cfg.Guard.Check()}
-	if len(cfg.Registries) == 0 {
+	if len(cfg.Registries) == 0 && !cfg.Open {
 		errs = append(errs, errors.New("no registry"))
 	}
 	names := map[string]bool{}
-	for _, r := range cfg.Registries {
+	for at, r := range cfg.Registries {
 		errs = append(errs, r.check(names))
-		i.registries = append(i.registries, newRegistry(i, r, cfg.Guard))
+		i.registries = append(i.registries, newRegistry(i, r, at))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, fmt.Errorf("intake: cluster %q: %w", cfg.Cluster, err)
@@ -167,9 +179,6 @@ func (r Registry) check(taken map[string]bool) error {
 func (i *Intake) Run(ctx context.Context, changed func(Change)) error {
 	var running sync.WaitGroup
 	defer running.Wait()
-	for _, r := range i.registries {
-		running.Go(func() { i.supervise(ctx, r) })
-	}
 	expiry := time.NewTimer(0)
 	defer expiry.Stop()
 	for {
@@ -180,6 +189,7 @@ func (i *Intake) Run(ctx context.Context, changed func(Change)) error {
 		case <-expiry.C:
 		}
 		now := time.Now()
+		i.steer(ctx, &running)
 		if ch, news := i.pass(now); news {
 			changed(ch)
 			i.metrics.changes.WithLabelValues(i.cluster).Inc()
@@ -194,7 +204,7 @@ func (i *Intake) Run(ctx context.Context, changed func(Change)) error {
 }
 
 // Confirmed says when every registry had last been confirmed (the time of the one that was so
-// longest ago), and whether all of them ever were. It moves only when all that was read until
+// longest ago), and whether all of them ever were; without any registry it is false. It moves only when all that was read until
 // then has been handed to changed: it tells of work done, not of an open connection.
 func (i *Intake) Confirmed() (time.Time, bool) {
 	if at := i.confirmed.Load(); at != nil {
@@ -206,15 +216,15 @@ func (i *Intake) Confirmed() (time.Time, bool) {
 // Held is the number of removals that are held back.
 func (i *Intake) Held() int { return int(i.held.Load()) }
 
-// Holds gives the removals that are held back, by registry in the order of the configuration,
-// then by identity.
+// Holds gives the removals that are held back, by registry in the order in which they are
+// believed, then by identity.
 func (i *Intake) Holds() []Hold {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	var all []Hold
 	for _, r := range i.registries {
 		for _, h := range r.guard.Holds() {
-			all = append(all, Hold{Registry: r.cfg.Name, Hold: h})
+			all = append(all, Hold{Registry: r.name, Hold: h})
 		}
 	}
 	return all

@@ -30,6 +30,9 @@ type said struct {
 	runs atomic.Int32
 	// fails, where it is set, ends each Run at once.
 	fails error
+	// lingers, where it is set, is waited for before Run returns; under says how many Runs there are.
+	lingers chan struct{}
+	under   atomic.Int32
 }
 
 var _ resolvers.Resolver = (*said)(nil)
@@ -38,12 +41,17 @@ func newSaid() *said { return &said{say: make(chan func(resolvers.Sink))} }
 
 func (s *said) Run(ctx context.Context, out resolvers.Sink) error {
 	s.runs.Add(1)
+	s.under.Add(1)
+	defer s.under.Add(-1)
 	if s.fails != nil {
 		return s.fails
 	}
 	for {
 		select {
 		case <-ctx.Done():
+			if s.lingers != nil {
+				<-s.lingers
+			}
 			return ctx.Err()
 		case f := <-s.say:
 			f(out)
@@ -111,7 +119,7 @@ type bench struct {
 func begin(t *testing.T, registries ...Registry) *bench {
 	t.Helper()
 	b := &bench{metrics: prometheus.NewRegistry(), lists: map[catalog.Name]List{}}
-	in, err := New(Config{Cluster: "east", Registries: registries}, Deps{Log: testkit.Quiet(), Metrics: NewMetrics(b.metrics)})
+	in, err := New(Config{Cluster: "east", Registries: registries, Open: true}, Deps{Log: testkit.Quiet(), Metrics: NewMetrics(b.metrics)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -221,7 +229,7 @@ func TestALineFromResolverToChange(t *testing.T) {
 		if got := u.Snapshots[0].Instances[0]; got.Cluster != "" || got.Registry != "" {
 			t.Error("the resolver's own record was written into")
 		}
-		wantStatus := catalog.RegistryStatus{Name: "consul", State: catalog.RegistryOK, Complete: true, Revision: "7", Services: 1, Instances: 2}
+		wantStatus := catalog.RegistryStatus{Name: "consul", State: catalog.RegistryOK, Complete: true, Revision: "7", Services: 1, Instances: 2, LastSuccess: time.Now()}
 		if ch := b.last(); !ch.Complete || ch.Registries[0] != wantStatus {
 			t.Errorf("after the first read the change is %+v, want %+v", ch, wantStatus)
 		}

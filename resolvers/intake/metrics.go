@@ -6,6 +6,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/farcall/farcall/internal/catalog"
+	"github.com/farcall/farcall/resolvers/inbox"
 )
 
 // The classes of records set aside.
@@ -19,7 +20,7 @@ const (
 var classWords = [classes]string{"invalid", "duplicate", "unreadable"}
 
 // Metrics are those of all the intakes of one process. Labels are the names of clusters and
-// registries, which stand in the configuration.
+// registries; those of a registry that is no more are taken away.
 type Metrics struct {
 	changes   *prometheus.CounterVec
 	restarts  *prometheus.CounterVec
@@ -67,7 +68,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 
 // registryMetrics are the metrics of one registry, looked up once.
 type registryMetrics struct {
-	inbox                                     inboxCounters
+	inbox                                     inbox.Counters
 	setAside                                  [classes]prometheus.Counter
 	explicit, passed, held, returned, expired prometheus.Counter
 	services, instances, heldNow, aside       prometheus.Gauge
@@ -76,11 +77,11 @@ type registryMetrics struct {
 
 func (m *Metrics) of(cluster, registry string) registryMetrics {
 	out := registryMetrics{
-		inbox: inboxCounters{
-			publishes: m.reads.WithLabelValues(cluster, registry, "published"),
-			confirms:  m.reads.WithLabelValues(cluster, registry, "confirmed"),
-			failures:  m.reads.WithLabelValues(cluster, registry, "failed"),
-			coalesced: m.coalesced.WithLabelValues(cluster, registry),
+		inbox: inbox.Counters{
+			Publishes: m.reads.WithLabelValues(cluster, registry, "published"),
+			Confirms:  m.reads.WithLabelValues(cluster, registry, "confirmed"),
+			Failures:  m.reads.WithLabelValues(cluster, registry, "failed"),
+			Coalesced: m.coalesced.WithLabelValues(cluster, registry),
 		},
 		explicit:  m.removals.WithLabelValues(cluster, registry, "explicit"),
 		passed:    m.removals.WithLabelValues(cluster, registry, "passed"),
@@ -98,6 +99,17 @@ func (m *Metrics) of(cluster, registry string) registryMetrics {
 		out.setAside[class] = m.setAside.WithLabelValues(cluster, registry, word)
 	}
 	return out
+}
+
+// forget takes away the metrics of a registry that is no more.
+func (m *Metrics) forget(cluster, registry string) {
+	labels := prometheus.Labels{"cluster": cluster, "registry": registry}
+	for _, c := range []*prometheus.CounterVec{m.restarts, m.reads, m.coalesced, m.setAside, m.removals} {
+		c.DeletePartialMatch(labels)
+	}
+	for _, g := range []*prometheus.GaugeVec{m.services, m.instances, m.held, m.aside, m.failed, m.confirmed} {
+		g.DeletePartialMatch(labels)
+	}
 }
 
 func (m registryMetrics) observe(st catalog.RegistryStatus, confirmed time.Time) {

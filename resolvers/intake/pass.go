@@ -6,6 +6,7 @@ import (
 
 	"github.com/farcall/farcall/internal/catalog"
 	"github.com/farcall/farcall/internal/guard"
+	"github.com/farcall/farcall/resolvers/inbox"
 )
 
 // pass takes what the inboxes hold, lets the guards judge it, and gives what is new, if
@@ -13,16 +14,17 @@ import (
 func (i *Intake) pass(now time.Time) (Change, bool) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	dirty := map[catalog.Name]struct{}{}
+	dirty := guard.Changes{}
 	for _, r := range i.registries {
 		i.read(r, now, dirty)
 	}
-	ch := Change{Complete: true, Services: map[catalog.Name]List{}}
-	for n := range dirty {
-		if l, changed := i.merge(n); changed {
+	ch := Change{Complete: i.standing(), Services: map[catalog.Name]List{}}
+	for n, ids := range dirty {
+		if l, changed := i.merge(n, ids); changed {
 			ch.Services[n] = l
 		}
 	}
+	i.forgetEmptied()
 	held := 0
 	for _, r := range i.registries {
 		st := r.status()
@@ -32,29 +34,32 @@ func (i *Intake) pass(now time.Time) (Change, bool) {
 	}
 	i.held.Store(int64(held))
 	i.observe(ch.Registries)
+	i.settled = i.oldest()
 
-	news := len(ch.Services) > 0 || !slices.EqualFunc(i.statuses, ch.Registries, sameStatus)
+	news := i.told == nil || len(ch.Services) > 0 || i.told.Complete != ch.Complete ||
+		!slices.EqualFunc(i.told.Registries, ch.Registries, sameStatus)
 	if news {
-		i.statuses = ch.Registries
+		i.told = &Change{Complete: ch.Complete, Registries: ch.Registries}
 	}
 	return ch, news
 }
 
-// sameStatus leaves the revision out: it moves with every read, and for people only.
+// sameStatus leaves the revision and the time of the last success out: they move with every
+// read, and for people only.
 func sameStatus(a, b catalog.RegistryStatus) bool {
-	a.Revision = b.Revision
+	a.Revision, a.LastSuccess = b.Revision, b.LastSuccess
 	return a == b
 }
 
-// read takes one inbox and adds to dirty the services that its guard believes otherwise now.
-func (i *Intake) read(r *registry, now time.Time, dirty map[catalog.Name]struct{}) {
-	updates, h := r.inbox.take()
+// read takes one inbox and adds to dirty what its guard believes otherwise now.
+func (i *Intake) read(r *registry, now time.Time, dirty guard.Changes) {
+	updates, h := r.inbox.Take()
 	i.tell(r, h)
 	r.heard = h
 	heldBefore := r.guard.Counts().Held
-	mark := func(names []catalog.Name) {
-		for _, n := range names {
-			dirty[n] = struct{}{}
+	mark := func(changes guard.Changes) {
+		for n, ids := range changes {
+			dirty[n] = append(dirty[n], ids...)
 		}
 	}
 	mark(r.guard.Expire(now))
@@ -62,18 +67,23 @@ func (i *Intake) read(r *registry, now time.Time, dirty map[catalog.Name]struct{
 		ours, unusable := r.translate(u)
 		mark(r.guard.Apply(now, ours, unusable...))
 	}
+	if r.stopped() && !r.emptied {
+		r.asides.reset()
+		mark(r.guard.Apply(now, catalog.Update{Full: true}))
+		r.emptied = true
+	}
 	i.tellHolds(r, heldBefore)
 	r.metrics.removed(&r.counted, r.guard.Removals())
 }
 
 // tell logs what a person wants to know of a registry: that it fails, and that it is back.
-func (i *Intake) tell(r *registry, h heard) {
-	was, is := r.heard.state(), h.state()
+func (i *Intake) tell(r *registry, h inbox.Heard) {
+	was, is := r.heard.State(), h.State()
 	switch {
 	case is == catalog.RegistryFailed && was != is:
-		i.log.Warn("registry cannot be read, its last list stays", "registry", r.cfg.Name, "error", h.failure)
+		i.log.Warn("registry cannot be read, its last list stays", "registry", r.name, "error", h.Failure)
 	case is == catalog.RegistryOK && was != is:
-		i.log.Info("registry is read", "registry", r.cfg.Name, "revision", h.revision)
+		i.log.Info("registry is read", "registry", r.name, "revision", h.Revision)
 	}
 }
 
@@ -82,66 +92,46 @@ func (i *Intake) tellHolds(r *registry, before int) {
 	switch {
 	case before == 0 && after > 0:
 		first := r.guard.Holds()[0]
-		i.log.Warn("removals are held", "registry", r.cfg.Name, "held", after, "reason", first.Reason, "detail", first.Detail, "until", first.Until)
+		i.log.Warn("removals are held", "registry", r.name, "held", after, "reason", first.Reason, "detail", first.Detail, "until", first.Until)
 	case before > 0 && after == 0:
-		i.log.Info("no removal is held any more", "registry", r.cfg.Name)
+		i.log.Info("no removal is held any more", "registry", r.name)
 	}
 }
 
-// merge makes the cluster's list of a service and says whether it is another than was sent.
-func (i *Intake) merge(n catalog.Name) (List, bool) {
-	lists := make([][]*catalog.Instance, 0, len(i.registries))
+// settled says when every registry had been confirmed.
+type settled struct {
+	known bool // every registry was read and confirmed
+	none  bool // there is none
+	at    time.Time
+}
+
+// oldest finds the registry that was confirmed longest ago; a retired one is asked no more.
+// The caller holds i.mu.
+func (i *Intake) oldest() settled {
+	all := settled{known: true, none: true}
 	for _, r := range i.registries {
-		if l, known := r.guard.List(n); known {
-			lists = append(lists, l)
+		if r.retired() {
+			continue
 		}
+		if r.heard.At.IsZero() || !r.guard.Complete() {
+			return settled{}
+		}
+		if all.none || r.heard.At.Before(all.at) {
+			all.at = r.heard.At
+		}
+		all.none = false
 	}
-	sent, was := i.sent[n]
-	if len(lists) == 0 {
-		delete(i.sent, n)
-		delete(i.shadowed, n)
-		return List{Gone: true}, was
-	}
-	list, shadowed := union(lists)
-	if shadowed > 0 {
-		i.shadowed[n] = shadowed
-	} else {
-		delete(i.shadowed, n)
-	}
-	if was && catalog.EqualLists(sent, list) {
-		return List{}, false
-	}
-	i.sent[n] = list
-	return List{Instances: list}, true
-}
-
-// union merges lists in identity order; of the same identity, the first list's is taken.
-func union(lists [][]*catalog.Instance) (all []*catalog.Instance, shadowed int) {
-	if len(lists) == 1 {
-		return lists[0], 0
-	}
-	for _, l := range lists {
-		all = append(all, l...)
-	}
-	// The sort is stable, so the first of equal identities is that of the first list.
-	slices.SortStableFunc(all, func(a, b *catalog.Instance) int { return a.ID.Compare(b.ID) })
-	whole := len(all)
-	all = slices.CompactFunc(all, func(a, b *catalog.Instance) bool { return a.ID == b.ID })
-	return all, whole - len(all)
+	return all
 }
 
 // settle notes that what was read up to this pass has been handed on.
 func (i *Intake) settle() {
-	var oldest time.Time
-	for _, r := range i.registries {
-		if r.heard.at.IsZero() || !r.guard.Complete() {
-			return
-		}
-		if oldest.IsZero() || r.heard.at.Before(oldest) {
-			oldest = r.heard.at
-		}
+	switch at := i.settled.at; {
+	case i.settled.none:
+		i.confirmed.Store(nil)
+	case i.settled.known:
+		i.confirmed.Store(&at)
 	}
-	i.confirmed.Store(&oldest)
 }
 
 // nextExpiry says when the first hold ends, if there is one.
@@ -158,13 +148,10 @@ func (i *Intake) nextExpiry() (next time.Time, ok bool) {
 
 // observe brings the gauges up to date.
 func (i *Intake) observe(statuses []catalog.RegistryStatus) {
-	shadowed := 0
-	for _, n := range i.shadowed {
-		shadowed += n
-	}
+	shadowed := i.shadowed
 	for at, r := range i.registries {
 		shadowed += r.guard.Counts().Shadowed
-		r.metrics.observe(statuses[at], r.heard.at)
+		r.metrics.observe(statuses[at], r.heard.At)
 	}
 	i.metrics.shadowed.WithLabelValues(i.cluster).Set(float64(shadowed))
 }

@@ -8,28 +8,38 @@ import (
 
 	"github.com/farcall/farcall/internal/catalog"
 	"github.com/farcall/farcall/internal/guard"
+	"github.com/farcall/farcall/resolvers/inbox"
 )
 
-// registry is one registry under way. All but inbox belongs to the loop; guard is read under
-// the Intake's mu, too.
+// registry is one registry under way. Its inbox is its resolver's and the loop's; the fields
+// up to running are guarded by the Intake's mu; all others belong to the loop.
 type registry struct {
-	cfg     Registry
+	name    string
+	rank    int // among the configured ones; after all of them where it was added
 	cluster string
-	inbox   *inbox
+	inbox   *inbox.Inbox
+
+	cfg     Registry // its Resolver is the one that shall run: none where it is retired
 	guard   *guard.Registry
-	heard   heard
+	emptied bool     // what it listed was taken back, since it was retired
+	running *running // its resolver under way, which may be one that shall no more run
+
+	heard   inbox.Heard
 	asides  asides
 	metrics registryMetrics
 	counted guard.Removals // as far as metrics know
 }
 
-func newRegistry(i *Intake, cfg Registry, g guard.Config) *registry {
+// newRegistry makes a registry of a Registry that passed check.
+func newRegistry(i *Intake, cfg Registry, rank int) *registry {
 	m := i.metrics.of(i.cluster, cfg.Name)
 	return &registry{
-		cfg:     cfg,
+		name:    cfg.Name,
+		rank:    rank,
 		cluster: i.cluster,
-		inbox:   &inbox{wake: i.wake, counts: m.inbox},
-		guard:   guard.New(g),
+		inbox:   inbox.Counted(i.wake, m.inbox),
+		cfg:     cfg,
+		guard:   guard.New(i.guardRules),
 		asides:  asides{sources: map[string]aside{}},
 		metrics: m,
 	}
@@ -52,6 +62,36 @@ func (r Registry) name(n catalog.Name) (catalog.Name, bool) {
 		n.Namespace = ours
 	}
 	return n, true
+}
+
+// Map gives u as this registry's names become ours: names mapped, services that are not taken
+// left out. Nothing is checked, and Cluster and Registry stay as they are. A source of which
+// nothing is taken stays, with nothing in it. Records that do not change are not copied.
+func (r Registry) Map(u catalog.Update) catalog.Update {
+	snapshots := u.Snapshots
+	u.Snapshots = make([]catalog.Snapshot, 0, len(snapshots))
+	for _, s := range snapshots {
+		ours := catalog.Snapshot{Source: s.Source, SetAside: s.SetAside}
+		for _, n := range s.Services {
+			if name, taken := r.name(n); taken {
+				ours.Services = append(ours.Services, name)
+			}
+		}
+		for _, in := range s.Instances {
+			name, taken := r.name(in.Name)
+			if !taken {
+				continue
+			}
+			if name != in.Name {
+				own := *in
+				own.Name = name
+				in = &own
+			}
+			ours.Instances = append(ours.Instances, in)
+		}
+		u.Snapshots = append(u.Snapshots, ours)
+	}
+	return u
 }
 
 // translate makes ours of what a resolver published: names mapped, what we do not take left
@@ -82,7 +122,7 @@ func (r *registry) translate(u catalog.Update) (ours catalog.Update, unusable []
 			}
 			own := *in
 			own.ID = catalog.ID{Cluster: r.cluster, Name: name, Instance: in.Instance}
-			own.Registry = r.cfg.Name
+			own.Registry = r.name
 			own.Revision = printable(own.Revision)
 			if err := own.Check(); err != nil {
 				r.setAside(s.Source, invalid, own.ID, err.Error())
@@ -135,17 +175,18 @@ func (r *registry) setAside(source string, class int, id catalog.ID, reason stri
 func (r *registry) status() catalog.RegistryStatus {
 	counts := r.guard.Counts()
 	st := catalog.RegistryStatus{
-		Name:      r.cfg.Name,
-		State:     r.heard.state(),
-		Complete:  r.guard.Complete(),
-		Revision:  printable(r.heard.revision),
-		Services:  counts.Services,
-		Instances: counts.Instances,
-		Held:      counts.Held,
-		SetAside:  r.asides.total,
+		Name:        r.name,
+		State:       r.heard.State(),
+		Complete:    r.guard.Complete(),
+		LastSuccess: r.heard.At,
+		Revision:    printable(r.heard.Revision),
+		Services:    counts.Services,
+		Instances:   counts.Instances,
+		Held:        counts.Held,
+		SetAside:    r.asides.total,
 	}
-	if r.heard.failure != nil {
-		st.LastError = printable(r.heard.failure.Error())
+	if r.heard.Failure != nil {
+		st.LastError = printable(r.heard.Failure.Error())
 	}
 	if r.asides.total > 0 {
 		st.LastSetAside = r.asides.last()

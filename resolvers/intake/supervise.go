@@ -5,6 +5,8 @@ import (
 	"errors"
 	"math/rand/v2"
 	"time"
+
+	"github.com/farcall/farcall/resolvers"
 )
 
 // The pause before a resolver is run again doubles from least to most. It is back at least
@@ -14,12 +16,12 @@ const (
 	mostPause  = 5 * time.Second
 )
 
-// supervise runs the resolver of one registry until ctx is done.
-func (i *Intake) supervise(ctx context.Context, r *registry) {
+// supervise runs a resolver of a registry until ctx is done.
+func (i *Intake) supervise(ctx context.Context, r *registry, resolver resolvers.Resolver) {
 	pause := leastPause
 	for {
 		began := time.Now()
-		err := r.cfg.Resolver.Run(ctx, r.inbox)
+		err := resolver.Run(ctx, r.inbox)
 		if ctx.Err() != nil {
 			return
 		}
@@ -27,7 +29,7 @@ func (i *Intake) supervise(ctx context.Context, r *registry) {
 			err = errors.New("the resolver ended without a reason")
 		}
 		r.inbox.Failed(err)
-		i.metrics.restarts.WithLabelValues(i.cluster, r.cfg.Name).Inc()
+		i.metrics.restarts.WithLabelValues(i.cluster, r.name).Inc()
 		if time.Since(began) > mostPause {
 			pause = leastPause
 		}

@@ -2,17 +2,14 @@ package intake
 
 import (
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 	"unicode/utf8"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/farcall/farcall/internal/catalog"
-	"github.com/farcall/farcall/internal/guard"
 	"github.com/farcall/farcall/internal/testkit"
 )
 
@@ -115,122 +112,5 @@ func TestRecordsAreSetAsideAndTheGoodOnesGoOn(t *testing.T) {
 	r.translate(update("order: 1"))
 	if st := r.status(); st.SetAside != 0 || st.LastSetAside != (catalog.SetAside{}) {
 		t.Errorf("after a good full read the status is %+v", st)
-	}
-}
-
-// What waits in an inbox is made one, and that must not change what is believed in the end.
-func FuzzCoalescingKeepsWhatCounts(f *testing.F) {
-	rnd := rand.New(rand.NewPCG(3, 4))
-	for range 100 {
-		history := make([]byte, 60)
-		for i := range history {
-			history[i] = byte(rnd.Uint32())
-		}
-		f.Add(history)
-	}
-	f.Fuzz(func(t *testing.T, history []byte) {
-		now := time.Unix(1000, 0)
-		box := &inbox{wake: make(chan struct{}, 1)}
-		r := one(t, Registry{})
-		box.counts = r.metrics.inbox
-		coalesced, latest, gone := guard.New(guard.Config{}), map[string][]string{}, map[string]bool{}
-		first := update("0: 1 2 3 4 5 6 7 8", "1: 1 2 3 4 5 6 7 8", "2: 1 2 3 4")
-		ours, _ := r.translate(first)
-		coalesced.Apply(now, ours)
-		for _, s := range ours.Snapshots {
-			for _, in := range s.Instances {
-				latest[s.Source] = append(latest[s.Source], in.ID.String())
-			}
-		}
-		for len(history) >= 3 {
-			u := someUpdate(history[0], history[1], history[2])
-			history = history[3:]
-			box.Publish(u)
-			record(u, latest, gone)
-		}
-		updates, h := box.take()
-		if len(updates) > 2 {
-			t.Errorf("%d updates were taken, want at most an explicit and a plain one", len(updates))
-		}
-		if h.state() == catalog.RegistryOK != (len(updates) > 0) {
-			t.Errorf("the state is %d with %d updates", h.state(), len(updates))
-		}
-		for _, u := range updates {
-			ours, _ := r.translate(u)
-			coalesced.Apply(now, ours)
-		}
-		believed := map[string]bool{}
-		for _, n := range coalesced.Names() {
-			list, _ := coalesced.List(n)
-			for _, in := range list {
-				believed[in.ID.String()] = true
-			}
-		}
-		for source, ids := range latest {
-			for _, id := range ids {
-				if !believed[id] {
-					t.Errorf("%s is in the latest read of source %s, but not believed", id, source)
-				}
-			}
-		}
-		for id := range gone {
-			if believed[id] {
-				t.Errorf("%s was removed explicitly, but is believed", id)
-			}
-		}
-		coalesced.Expire(now.Add(time.Hour))
-		total := 0
-		for _, ids := range latest {
-			total += len(ids)
-		}
-		if n := coalesced.Counts().Instances; n != total {
-			t.Errorf("%d are believed in the end, %d stated", n, total)
-		}
-	})
-}
-
-// someUpdate reads an update of up to two of three sources from three bytes.
-func someUpdate(flags, a, b byte) catalog.Update {
-	var services []string
-	for i, bits := range []byte{a, b}[:flags%3%2+1] {
-		line := fmt.Sprintf("%d:", (int(flags/4)+i)%3)
-		for id := range 8 {
-			if bits&(1<<id) != 0 {
-				line += fmt.Sprintf(" %d", id+1)
-			}
-		}
-		services = append(services, line)
-	}
-	u := update(services...)
-	u.Full = flags&64 != 0
-	u.Explicit = flags&128 != 0
-	return u
-}
-
-// record keeps what the sources state, and what went explicitly and never came back.
-func record(u catalog.Update, latest map[string][]string, gone map[string]bool) {
-	read := map[string][]string{}
-	for _, s := range u.Snapshots {
-		read[s.Source] = []string{}
-		for _, in := range s.Instances {
-			id := fmt.Sprintf("east/default/%s/%s", s.Source, in.Instance)
-			read[s.Source] = append(read[s.Source], id)
-			delete(gone, id)
-		}
-	}
-	for source, ids := range latest {
-		now, covered := read[source]
-		if !covered && !u.Full {
-			continue
-		}
-		for _, id := range ids {
-			if u.Explicit && !slices.Contains(now, id) {
-				gone[id] = true
-			}
-		}
-		delete(latest, source)
-	}
-	for source, ids := range read {
-		latest[source] = ids
 	}
 }

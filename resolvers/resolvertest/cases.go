@@ -118,6 +118,7 @@ func failedRead(t *testing.T, reg *Registry) {
 
 	mend := reg.Break(t)
 	d.fails(t, failures)
+	d.rec.missed(key(a1.Service, a1.Instance))
 	reg.Remove(t, a1.ID)
 	reg.Put(t, a3)
 	d.silent(t, "the registry could not be read")

@@ -34,6 +34,7 @@ var (
 type recorder struct {
 	own      []string
 	explicit bool
+	id       func(*catalog.Instance) string
 
 	mu        sync.Mutex
 	run       int                         // counts Runs
@@ -43,6 +44,7 @@ type recorder struct {
 	failures  int
 	lastFail  error
 	gone      map[string]bool // key of instances that must not be listed
+	unseen    map[string]bool // key of instances whose removal the resolver could not see happen
 	broken    []error
 }
 
@@ -54,7 +56,11 @@ type kept struct {
 }
 
 func newRecorder(reg *Registry) *recorder {
-	return &recorder{own: reg.Own, explicit: reg.Explicit, gone: map[string]bool{}}
+	r := &recorder{own: reg.Own, explicit: reg.Explicit, id: reg.ID, gone: map[string]bool{}, unseen: map[string]bool{}}
+	if r.id == nil {
+		r.id = func(i *catalog.Instance) string { return i.Instance }
+	}
+	return r
 }
 
 // sink begins a Run. The sink of the Run before is closed by returned.
@@ -122,7 +128,7 @@ func (s *sink) Publish(u catalog.Update) {
 	}
 	after := r.listed()
 	for key := range before {
-		if !after[key] && u.Explicit != r.explicit {
+		if !after[key] && u.Explicit != r.explicit && !(r.explicit && r.unseen[key]) {
 			r.breaks(errBrokeExplicit, "%s went with Explicit=%t", key, u.Explicit)
 		}
 	}
@@ -179,7 +185,7 @@ func (r *recorder) instances() map[string]*catalog.Instance {
 	for _, name := range slices.Sorted(maps.Keys(r.sources)) {
 		for _, in := range r.sources[name].Instances {
 			if !slices.Contains(r.own, in.Service) {
-				all[key(in.Service, in.Instance)] = in
+				all[key(in.Service, r.id(in))] = in
 			}
 		}
 	}
@@ -224,6 +230,14 @@ func (r *recorder) forbid(keys ...string) {
 	for _, k := range keys {
 		r.gone[k] = true
 	}
+}
+
+// missed says that an instance was removed while the registry could not be read: also where
+// removals are explicit, this one may be told as an absence, as nobody saw it happen.
+func (r *recorder) missed(key string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.unseen[key] = true
 }
 
 // counts says how often the sinks were published to and how often they heard of a failure.

@@ -79,6 +79,12 @@ func TestTheRecorderSeesEveryBrokenPromise(t *testing.T) {
 			s.Publish(update(true, false, "1"))
 			s.Publish(update(true, false))
 		}},
+		{name: "a removal that could not be seen happen is an absence", explicit: true, history: func(r *recorder) {
+			s := r.sink()
+			s.Publish(update(true, false, "1"))
+			r.missed(key("cart", "1"))
+			s.Publish(update(true, false))
+		}},
 		{name: "a removed instance comes back", want: errBrokeStaysGone, history: func(r *recorder) {
 			r.forbid("cart/1")
 			r.sink().Publish(update(true, false, "1"))

@@ -41,6 +41,9 @@ type Registry struct {
 	Explicit bool
 	// Own are services that the registry lists of itself; the suite does not look at them.
 	Own []string
+	// ID gives the id that Put was given, for an instance as the resolver lists it, where the
+	// registry has ids of its own (the DNS: target and port). nil: it lists the same id.
+	ID func(*catalog.Instance) string
 	// Within is how soon a change must be seen; zero means 10 s.
 	Within time.Duration
 }

@@ -182,8 +182,12 @@ func manifests(t *testing.T) map[string]*object {
 			if o.APIVersion == "" || o.Kind == "" || o.Metadata.Name == "" || out[key] != nil {
 				t.Errorf("%s: %s has no apiVersion, kind or name, or is there twice", file, key)
 			}
-			if o.Kind != "Namespace" && o.Metadata.Namespace != "farcall" {
-				t.Errorf("%s: %s is in namespace %q", file, key, o.Metadata.Namespace)
+			namespace := "farcall"
+			if slices.Contains([]string{"Namespace", "ClusterRole", "ClusterRoleBinding"}, o.Kind) {
+				namespace = "" // they are the cluster's
+			}
+			if o.Metadata.Namespace != namespace {
+				t.Errorf("%s: %s is in namespace %q, want %q", file, key, o.Metadata.Namespace, namespace)
 			}
 			out[key] = o
 		}

@@ -30,7 +30,7 @@ var bin string
 func TestMain(m *testing.M) {
 	var err error
 	if bin, err = os.MkdirTemp("", "farcall-e2e-"); err == nil {
-		err = testkit.Build(filepath.Join("..", ".."), bin, "synchronizer", "agent", "farcall")
+		err = testkit.Build(filepath.Join("..", ".."), bin, "./cmd/synchronizer", "./cmd/agent", "./cmd/farcall", "./test/e2e/echo")
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

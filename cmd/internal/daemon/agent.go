@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/farcall/farcall/agent"
 	"github.com/farcall/farcall/agent/app"
@@ -14,6 +17,7 @@ import (
 	"github.com/farcall/farcall/internal/version"
 	"github.com/farcall/farcall/resolvers"
 	"github.com/farcall/farcall/resolvers/consul"
+	"github.com/farcall/farcall/resolvers/mdns"
 	"github.com/farcall/farcall/strategy"
 )
 
@@ -65,6 +69,10 @@ func agentParts(c *config.Agent, dir *datadir.Dir, l *listeners, log *slog.Logge
 	if cfg.Intake, err = kinds.intake(c.Cluster, c.Resolvers, c.Guard); err != nil {
 		return cfg, deps, err
 	}
+	cfg.Links = map[string]func() string{}
+	for i, in := range cfg.Intake.Registries {
+		cfg.Links[in.Name] = linkOf(in.Name, c.Resolvers[i], in.Resolver, c.Node)
+	}
 	for _, a := range c.Apps {
 		cfg.Apps = append(cfg.Apps, agent.App{
 			Name: catalog.Name{Namespace: a.Namespace, Service: a.ID},
@@ -94,20 +102,46 @@ func agentParts(c *config.Agent, dir *datadir.Dir, l *listeners, log *slog.Logge
 	return cfg, deps, err
 }
 
-// registrar is the first registry of the agent that takes registrations; nil where no
-// application asks for one.
-func (r *registries) registrar(c *config.Agent) (resolvers.Registrar, error) {
-	wanted := false
-	for _, a := range c.Apps {
-		wanted = wanted || a.Register
+// registrars put the node's applications into all registries that take registrations.
+type registrars []resolvers.Registrar
+
+var _ resolvers.Registrar = registrars(nil)
+
+// Run runs them all until ctx is done.
+func (r registrars) Run(ctx context.Context, apps []resolvers.Registration) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for _, one := range r {
+		g.Go(func() error { return one.Run(ctx, apps) })
 	}
-	if !wanted {
+	return g.Wait()
+}
+
+// registrar makes what registers the agent's applications; nil where none asks for it.
+func (r *registries) registrar(c *config.Agent) (resolvers.Registrar, error) {
+	if !slices.ContainsFunc(c.Apps, func(a config.App) bool { return a.Register }) {
 		return nil, nil
 	}
-	for _, at := range c.Resolvers {
-		if at.Consul != nil {
-			return consul.NewRegistrar(consulConfig(at.Consul), consul.Deps{Log: r.log, Metrics: r.consul, Registry: c.Cluster + "/consul"})
+	var all registrars
+	names := named(c.Resolvers)
+	for i, at := range c.Resolvers {
+		var one resolvers.Registrar
+		var err error
+		registry := c.Cluster + "/" + names[i]
+		switch {
+		case at.Consul != nil:
+			one, err = consul.NewRegistrar(consulConfig(at.Consul), consul.Deps{Log: r.log, Metrics: r.consul, Registry: registry})
+		case at.MDNS != nil:
+			one, err = mdns.NewRegistrar(mdns.Config{Interfaces: at.MDNS.Interfaces}, mdns.Deps{Log: r.log, Metrics: r.mdns, Registry: registry})
+		default:
+			continue
 		}
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, one)
 	}
-	return nil, fmt.Errorf("apps: register needs a registry that takes registrations (consul)")
+	if len(all) == 0 {
+		return nil, fmt.Errorf("apps: register needs a registry that takes registrations (consul, mdns)")
+	}
+	return all, nil
 }

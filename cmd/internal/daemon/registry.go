@@ -19,30 +19,48 @@ import (
 	"github.com/farcall/farcall/internal/guard"
 	"github.com/farcall/farcall/resolvers"
 	"github.com/farcall/farcall/resolvers/consul"
+	"github.com/farcall/farcall/resolvers/dns"
 	"github.com/farcall/farcall/resolvers/file"
 	"github.com/farcall/farcall/resolvers/intake"
+	"github.com/farcall/farcall/resolvers/kubernetes"
+	"github.com/farcall/farcall/resolvers/mdns"
 )
 
 // registries makes resolvers; one serves a whole process.
 type registries struct {
-	log    *slog.Logger
-	consul *consul.Metrics
+	log        *slog.Logger
+	consul     *consul.Metrics
+	dns        *dns.Metrics
+	kubernetes *kubernetes.Metrics
+	mdns       *mdns.Metrics
 }
 
 func newRegistries(log *slog.Logger, r prometheus.Registerer) *registries {
-	return &registries{log: log, consul: consul.NewMetrics(r)}
+	return &registries{
+		log: log, consul: consul.NewMetrics(r), dns: dns.NewMetrics(r),
+		kubernetes: kubernetes.NewMetrics(r), mdns: mdns.NewMetrics(r),
+	}
 }
 
-// intake makes the reader of one cluster's registries. A second registry of a kind is named
+// named gives each registry of a cluster its name, in their order. A second one of a kind is named
 // kind-2, a third kind-3: the names stand in every instance and status.
+func named(list []config.Resolver) []string {
+	names := make([]string, len(list))
+	seen := map[string]int{}
+	for i, c := range list {
+		names[i] = c.Kind()
+		if seen[c.Kind()]++; seen[c.Kind()] > 1 {
+			names[i] = fmt.Sprintf("%s-%d", c.Kind(), seen[c.Kind()])
+		}
+	}
+	return names
+}
+
+// intake makes the reader of one cluster's registries.
 func (r *registries) intake(cluster string, list []config.Resolver, g config.Guard) (intake.Config, error) {
 	cfg := intake.Config{Cluster: cluster, Guard: guard.Config{Hold: g.Hold}}
-	seen := map[string]int{}
-	for _, c := range list {
-		name := c.Kind()
-		if seen[name]++; seen[name] > 1 {
-			name = fmt.Sprintf("%s-%d", name, seen[name])
-		}
+	for i, name := range named(list) {
+		c := list[i]
 		res, err := r.resolver(c, cluster+"/"+name)
 		if err != nil {
 			return intake.Config{}, fmt.Errorf("cluster %s: %w", cluster, err)
@@ -56,12 +74,18 @@ func (r *registries) intake(cluster string, list []config.Resolver, g config.Gua
 	return cfg, nil
 }
 
-// resolver makes one resolver; name is what metrics call it. A new kind of registry is a folder, a case here and a key in
-// internal/config.
+// resolver makes one resolver; name is what metrics call it. A new kind of registry is a folder,
+// a case here and a key in internal/config.
 func (r *registries) resolver(c config.Resolver, name string) (resolvers.Resolver, error) {
 	switch {
 	case c.Consul != nil:
 		return consul.New(consulConfig(c.Consul), consul.Deps{Log: r.log, Metrics: r.consul, Registry: name})
+	case c.DNS != nil:
+		return dns.New(dnsConfig(c.DNS), dns.Deps{Log: r.log, Metrics: r.dns, Registry: name})
+	case c.Kubernetes != nil:
+		return kubernetes.New(kubernetesConfig(c.Kubernetes), kubernetes.Deps{Log: r.log, Metrics: r.kubernetes, Registry: name})
+	case c.MDNS != nil:
+		return mdns.New(mdns.Config{Interfaces: c.MDNS.Interfaces}, mdns.Deps{Log: r.log, Metrics: r.mdns, Registry: name})
 	case c.File != nil:
 		return file.New(file.Config{Path: c.File.Path}, file.Deps{Log: r.log})
 	}
@@ -79,6 +103,41 @@ func consulConfig(c *config.Consul) consul.Config {
 		cfg.TLS = &consul.TLS{CA: c.TLS.CA, Cert: c.TLS.Cert, Key: c.TLS.Key}
 	}
 	return cfg
+}
+
+func dnsConfig(c *config.DNS) dns.Config {
+	cfg := dns.Config{Servers: c.Servers, Timeout: c.Timeout, MinTTL: c.MinTTL, MaxTTL: c.MaxTTL, Services: map[string]dns.Service{}}
+	for key, s := range c.Services {
+		cfg.Services[key] = dns.Service{Name: s.Name, Type: s.Type, SRVPort: s.SRVPort, Port: s.Port, RelayPort: s.RelayPort, Family: s.Family}
+	}
+	return cfg
+}
+
+func kubernetesConfig(c *config.Kubernetes) kubernetes.Config {
+	return kubernetes.Config{
+		Kubeconfig: c.Kubeconfig, Context: c.Context, WatchNamespaces: c.WatchNamespaces,
+		ExportSelector: c.ExportSelector, ExportNamespaces: c.ExportNamespaces, Regions: c.Regions,
+	}
+}
+
+// linkOf gives how the links of an agent's registry are called (ADR 7): what agents of a cluster
+// that is read via its agents have in common. Only of mDNS it can change while the agent runs.
+func linkOf(name string, c config.Resolver, res resolvers.Resolver, node string) func() string {
+	if word := c.Scope().Link; word != "" {
+		return func() string { return name + "@" + word }
+	}
+	if m, ok := res.(*mdns.Resolver); ok {
+		return func() string {
+			if link := m.Link(); link != "" {
+				return name + "@" + link
+			}
+			return ""
+		}
+	}
+	if c.File != nil {
+		return func() string { return name + "@" + node }
+	}
+	return func() string { return name }
 }
 
 // clientTLS reads the files of a TLS client, nil where none is configured.

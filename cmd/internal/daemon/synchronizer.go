@@ -36,10 +36,12 @@ func Synchronizer(ctx context.Context, c *config.Synchronizer, log *slog.Logger)
 		if err != nil {
 			return err
 		}
+		in.Open = cl.Via == config.ViaAgents
 		cfg.Clusters = append(cfg.Clusters, synchronizer.Cluster{
-			Intake:   in,
-			Locality: catalog.Locality{Region: cl.Locality.Region, Zone: cl.Locality.Zone},
-			Labels:   cl.Labels,
+			Intake:    in,
+			ViaAgents: cl.Via == config.ViaAgents,
+			Locality:  catalog.Locality{Region: cl.Locality.Region, Zone: cl.Locality.Zone},
+			Labels:    cl.Labels,
 		})
 	}
 	var l listeners

@@ -454,11 +454,14 @@ func (x *Agent) GetVersion() string {
 
 // App is an application that an agent delivers to.
 type App struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Namespace     string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
-	Id            string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
-	Port          uint32                 `protobuf:"varint,3,opt,name=port,proto3" json:"port,omitempty"`
-	Protocol      string                 `protobuf:"bytes,4,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Id        string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	Port      uint32                 `protobuf:"varint,3,opt,name=port,proto3" json:"port,omitempty"`
+	Protocol  string                 `protobuf:"bytes,4,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	// The agent puts it into a registry, which then says that it exists. In a cluster that is read
+	// via its agents, an application that is not registered makes an instance by itself.
+	Registered    bool `protobuf:"varint,5,opt,name=registered,proto3" json:"registered,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -521,6 +524,13 @@ func (x *App) GetProtocol() string {
 	return ""
 }
 
+func (x *App) GetRegistered() bool {
+	if x != nil {
+		return x.Registered
+	}
+	return false
+}
+
 var File_farcall_catalog_v1_catalog_proto protoreflect.FileDescriptor
 
 const file_farcall_catalog_v1_catalog_proto_rawDesc = "" +
@@ -555,12 +565,15 @@ const file_farcall_catalog_v1_catalog_proto_rawDesc = "" +
 	"\aaddress\x18\x04 \x01(\tR\aaddress\x12+\n" +
 	"\x04apps\x18\x05 \x03(\v2\x17.farcall.catalog.v1.AppR\x04apps\x128\n" +
 	"\blocality\x18\x06 \x01(\v2\x1c.farcall.catalog.v1.LocalityR\blocality\x12\x18\n" +
-	"\aversion\x18\a \x01(\tR\aversion\"c\n" +
+	"\aversion\x18\a \x01(\tR\aversion\"\x83\x01\n" +
 	"\x03App\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
 	"\x04port\x18\x03 \x01(\rR\x04port\x12\x1a\n" +
-	"\bprotocol\x18\x04 \x01(\tR\bprotocol*M\n" +
+	"\bprotocol\x18\x04 \x01(\tR\bprotocol\x12\x1e\n" +
+	"\n" +
+	"registered\x18\x05 \x01(\bR\n" +
+	"registered*M\n" +
 	"\x06Health\x12\v\n" +
 	"\aUNKNOWN\x10\x00\x12\v\n" +
 	"\aHEALTHY\x10\x01\x12\r\n" +

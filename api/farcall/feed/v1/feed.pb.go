@@ -12,6 +12,7 @@ import (
 	v1 "github.com/farcall/farcall/api/farcall/catalog/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -383,11 +384,645 @@ func (*ReportResponse) Descriptor() ([]byte, []int) {
 	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{4}
 }
 
+type ContributeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Who contributes: the first message of a stream only.
+	Contributor *Contributor `protobuf:"bytes,1,opt,name=contributor,proto3" json:"contributor,omitempty"`
+	// How the agent stands with each of its links, all of them: those that are not named any more
+	// are not heard any more. Sent at first, at every change of them, and every second. An agent
+	// without registries sends none.
+	Standing      *Standing     `protobuf:"bytes,2,opt,name=standing,proto3" json:"standing,omitempty"`
+	Contribution  *Contribution `protobuf:"bytes,3,opt,name=contribution,proto3" json:"contribution,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ContributeRequest) Reset() {
+	*x = ContributeRequest{}
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ContributeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ContributeRequest) ProtoMessage() {}
+
+func (x *ContributeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ContributeRequest.ProtoReflect.Descriptor instead.
+func (*ContributeRequest) Descriptor() ([]byte, []int) {
+	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ContributeRequest) GetContributor() *Contributor {
+	if x != nil {
+		return x.Contributor
+	}
+	return nil
+}
+
+func (x *ContributeRequest) GetStanding() *Standing {
+	if x != nil {
+		return x.Standing
+	}
+	return nil
+}
+
+func (x *ContributeRequest) GetContribution() *Contribution {
+	if x != nil {
+		return x.Contribution
+	}
+	return nil
+}
+
+type Contributor struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Federation    string                 `protobuf:"bytes,1,opt,name=federation,proto3" json:"federation,omitempty"`
+	Cluster       string                 `protobuf:"bytes,2,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	Node          string                 `protobuf:"bytes,3,opt,name=node,proto3" json:"node,omitempty"`
+	Incarnation   string                 `protobuf:"bytes,4,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Contributor) Reset() {
+	*x = Contributor{}
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Contributor) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Contributor) ProtoMessage() {}
+
+func (x *Contributor) ProtoReflect() protoreflect.Message {
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Contributor.ProtoReflect.Descriptor instead.
+func (*Contributor) Descriptor() ([]byte, []int) {
+	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Contributor) GetFederation() string {
+	if x != nil {
+		return x.Federation
+	}
+	return ""
+}
+
+func (x *Contributor) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *Contributor) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *Contributor) GetIncarnation() string {
+	if x != nil {
+		return x.Incarnation
+	}
+	return ""
+}
+
+type Standing struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Links         []*Link                `protobuf:"bytes,1,rep,name=links,proto3" json:"links,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Standing) Reset() {
+	*x = Standing{}
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Standing) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Standing) ProtoMessage() {}
+
+func (x *Standing) ProtoReflect() protoreflect.Message {
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Standing.ProtoReflect.Descriptor instead.
+func (*Standing) Descriptor() ([]byte, []int) {
+	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Standing) GetLinks() []*Link {
+	if x != nil {
+		return x.Links
+	}
+	return nil
+}
+
+// Link is one registry as one agent hears it. Agents that hear the same give it the same name:
+// "mdns@10.8.0.0/24", "consul", "file@node-1".
+type Link struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The registry was read completely at least once.
+	Complete bool `protobuf:"varint,2,opt,name=complete,proto3" json:"complete,omitempty"`
+	// Time since the registry was last asked and what was read still held; unset where it never was.
+	Age *durationpb.Duration `protobuf:"bytes,3,opt,name=age,proto3" json:"age,omitempty"`
+	// Why it cannot be read now, in words; empty where it can.
+	Error         string `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Link) Reset() {
+	*x = Link{}
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Link) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Link) ProtoMessage() {}
+
+func (x *Link) ProtoReflect() protoreflect.Message {
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Link.ProtoReflect.Descriptor instead.
+func (*Link) Descriptor() ([]byte, []int) {
+	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Link) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Link) GetComplete() bool {
+	if x != nil {
+		return x.Complete
+	}
+	return false
+}
+
+func (x *Link) GetAge() *durationpb.Duration {
+	if x != nil {
+		return x.Age
+	}
+	return nil
+}
+
+func (x *Link) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+// Contribution is one read of a link's registry (catalog.Update), names in our namespaces. A
+// large one comes in several messages; it counts when the last is there. The first of a term is
+// full.
+type Contribution struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Link  string                 `protobuf:"bytes,1,opt,name=link,proto3" json:"link,omitempty"`
+	// The term under which the link was granted; others are dropped.
+	Term      uint64      `protobuf:"varint,2,opt,name=term,proto3" json:"term,omitempty"`
+	Full      bool        `protobuf:"varint,3,opt,name=full,proto3" json:"full,omitempty"`
+	Explicit  bool        `protobuf:"varint,4,opt,name=explicit,proto3" json:"explicit,omitempty"`
+	Reset_    string      `protobuf:"bytes,5,opt,name=reset,proto3" json:"reset,omitempty"`
+	Revision  string      `protobuf:"bytes,6,opt,name=revision,proto3" json:"revision,omitempty"`
+	Snapshots []*Snapshot `protobuf:"bytes,7,rep,name=snapshots,proto3" json:"snapshots,omitempty"`
+	// More of the same update follows in the next message for this link.
+	More          bool `protobuf:"varint,8,opt,name=more,proto3" json:"more,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Contribution) Reset() {
+	*x = Contribution{}
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Contribution) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Contribution) ProtoMessage() {}
+
+func (x *Contribution) ProtoReflect() protoreflect.Message {
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Contribution.ProtoReflect.Descriptor instead.
+func (*Contribution) Descriptor() ([]byte, []int) {
+	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Contribution) GetLink() string {
+	if x != nil {
+		return x.Link
+	}
+	return ""
+}
+
+func (x *Contribution) GetTerm() uint64 {
+	if x != nil {
+		return x.Term
+	}
+	return 0
+}
+
+func (x *Contribution) GetFull() bool {
+	if x != nil {
+		return x.Full
+	}
+	return false
+}
+
+func (x *Contribution) GetExplicit() bool {
+	if x != nil {
+		return x.Explicit
+	}
+	return false
+}
+
+func (x *Contribution) GetReset_() string {
+	if x != nil {
+		return x.Reset_
+	}
+	return ""
+}
+
+func (x *Contribution) GetRevision() string {
+	if x != nil {
+		return x.Revision
+	}
+	return ""
+}
+
+func (x *Contribution) GetSnapshots() []*Snapshot {
+	if x != nil {
+		return x.Snapshots
+	}
+	return nil
+}
+
+func (x *Contribution) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
+}
+
+// Snapshot is the complete list of one source of a registry (catalog.Snapshot).
+type Snapshot struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Source        string                 `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
+	Services      []*ServiceName         `protobuf:"bytes,2,rep,name=services,proto3" json:"services,omitempty"`
+	Instances     []*v1.Instance         `protobuf:"bytes,3,rep,name=instances,proto3" json:"instances,omitempty"`
+	SetAside      []*SetAside            `protobuf:"bytes,4,rep,name=set_aside,json=setAside,proto3" json:"set_aside,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Snapshot) Reset() {
+	*x = Snapshot{}
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Snapshot) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Snapshot) ProtoMessage() {}
+
+func (x *Snapshot) ProtoReflect() protoreflect.Message {
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
+func (*Snapshot) Descriptor() ([]byte, []int) {
+	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Snapshot) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *Snapshot) GetServices() []*ServiceName {
+	if x != nil {
+		return x.Services
+	}
+	return nil
+}
+
+func (x *Snapshot) GetInstances() []*v1.Instance {
+	if x != nil {
+		return x.Instances
+	}
+	return nil
+}
+
+func (x *Snapshot) GetSetAside() []*SetAside {
+	if x != nil {
+		return x.SetAside
+	}
+	return nil
+}
+
+type ServiceName struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Namespace     string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Service       string                 `protobuf:"bytes,2,opt,name=service,proto3" json:"service,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ServiceName) Reset() {
+	*x = ServiceName{}
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ServiceName) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ServiceName) ProtoMessage() {}
+
+func (x *ServiceName) ProtoReflect() protoreflect.Message {
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ServiceName.ProtoReflect.Descriptor instead.
+func (*ServiceName) Descriptor() ([]byte, []int) {
+	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *ServiceName) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *ServiceName) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+type SetAside struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Record        string                 `protobuf:"bytes,1,opt,name=record,proto3" json:"record,omitempty"`
+	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetAside) Reset() {
+	*x = SetAside{}
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetAside) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetAside) ProtoMessage() {}
+
+func (x *SetAside) ProtoReflect() protoreflect.Message {
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetAside.ProtoReflect.Descriptor instead.
+func (*SetAside) Descriptor() ([]byte, []int) {
+	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *SetAside) GetRecord() string {
+	if x != nil {
+		return x.Record
+	}
+	return ""
+}
+
+func (x *SetAside) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type ContributeResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Links that the agent reports from now on, or, with term 0, no more.
+	Grants []*Grant `protobuf:"bytes,1,rep,name=grants,proto3" json:"grants,omitempty"`
+	// True while the answering synchronizer writes the agent's cluster. Where no stream leads to
+	// the one that does, the agent dials afresh.
+	Owner         bool `protobuf:"varint,2,opt,name=owner,proto3" json:"owner,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ContributeResponse) Reset() {
+	*x = ContributeResponse{}
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ContributeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ContributeResponse) ProtoMessage() {}
+
+func (x *ContributeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ContributeResponse.ProtoReflect.Descriptor instead.
+func (*ContributeResponse) Descriptor() ([]byte, []int) {
+	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *ContributeResponse) GetGrants() []*Grant {
+	if x != nil {
+		return x.Grants
+	}
+	return nil
+}
+
+func (x *ContributeResponse) GetOwner() bool {
+	if x != nil {
+		return x.Owner
+	}
+	return false
+}
+
+type Grant struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Link          string                 `protobuf:"bytes,1,opt,name=link,proto3" json:"link,omitempty"`
+	Term          uint64                 `protobuf:"varint,2,opt,name=term,proto3" json:"term,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Grant) Reset() {
+	*x = Grant{}
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Grant) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Grant) ProtoMessage() {}
+
+func (x *Grant) ProtoReflect() protoreflect.Message {
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Grant.ProtoReflect.Descriptor instead.
+func (*Grant) Descriptor() ([]byte, []int) {
+	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *Grant) GetLink() string {
+	if x != nil {
+		return x.Link
+	}
+	return ""
+}
+
+func (x *Grant) GetTerm() uint64 {
+	if x != nil {
+		return x.Term
+	}
+	return 0
+}
+
 var File_farcall_feed_v1_feed_proto protoreflect.FileDescriptor
 
 const file_farcall_feed_v1_feed_proto_rawDesc = "" +
 	"\n" +
-	"\x1afarcall/feed/v1/feed.proto\x12\x0ffarcall.feed.v1\x1a farcall/catalog/v1/catalog.proto\"\x93\x01\n" +
+	"\x1afarcall/feed/v1/feed.proto\x12\x0ffarcall.feed.v1\x1a farcall/catalog/v1/catalog.proto\x1a\x1egoogle/protobuf/duration.proto\"\x93\x01\n" +
 	"\fWatchRequest\x12\x1e\n" +
 	"\n" +
 	"federation\x18\x01 \x01(\tR\n" +
@@ -422,10 +1057,56 @@ const file_farcall_feed_v1_feed_proto_rawDesc = "" +
 	"\vEpochsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\x10\n" +
-	"\x0eReportResponse2\x9d\x01\n" +
+	"\x0eReportResponse\"\xcd\x01\n" +
+	"\x11ContributeRequest\x12>\n" +
+	"\vcontributor\x18\x01 \x01(\v2\x1c.farcall.feed.v1.ContributorR\vcontributor\x125\n" +
+	"\bstanding\x18\x02 \x01(\v2\x19.farcall.feed.v1.StandingR\bstanding\x12A\n" +
+	"\fcontribution\x18\x03 \x01(\v2\x1d.farcall.feed.v1.ContributionR\fcontribution\"}\n" +
+	"\vContributor\x12\x1e\n" +
+	"\n" +
+	"federation\x18\x01 \x01(\tR\n" +
+	"federation\x12\x18\n" +
+	"\acluster\x18\x02 \x01(\tR\acluster\x12\x12\n" +
+	"\x04node\x18\x03 \x01(\tR\x04node\x12 \n" +
+	"\vincarnation\x18\x04 \x01(\tR\vincarnation\"7\n" +
+	"\bStanding\x12+\n" +
+	"\x05links\x18\x01 \x03(\v2\x15.farcall.feed.v1.LinkR\x05links\"y\n" +
+	"\x04Link\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
+	"\bcomplete\x18\x02 \x01(\bR\bcomplete\x12+\n" +
+	"\x03age\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x03age\x12\x14\n" +
+	"\x05error\x18\x04 \x01(\tR\x05error\"\xe5\x01\n" +
+	"\fContribution\x12\x12\n" +
+	"\x04link\x18\x01 \x01(\tR\x04link\x12\x12\n" +
+	"\x04term\x18\x02 \x01(\x04R\x04term\x12\x12\n" +
+	"\x04full\x18\x03 \x01(\bR\x04full\x12\x1a\n" +
+	"\bexplicit\x18\x04 \x01(\bR\bexplicit\x12\x14\n" +
+	"\x05reset\x18\x05 \x01(\tR\x05reset\x12\x1a\n" +
+	"\brevision\x18\x06 \x01(\tR\brevision\x127\n" +
+	"\tsnapshots\x18\a \x03(\v2\x19.farcall.feed.v1.SnapshotR\tsnapshots\x12\x12\n" +
+	"\x04more\x18\b \x01(\bR\x04more\"\xd0\x01\n" +
+	"\bSnapshot\x12\x16\n" +
+	"\x06source\x18\x01 \x01(\tR\x06source\x128\n" +
+	"\bservices\x18\x02 \x03(\v2\x1c.farcall.feed.v1.ServiceNameR\bservices\x12:\n" +
+	"\tinstances\x18\x03 \x03(\v2\x1c.farcall.catalog.v1.InstanceR\tinstances\x126\n" +
+	"\tset_aside\x18\x04 \x03(\v2\x19.farcall.feed.v1.SetAsideR\bsetAside\"E\n" +
+	"\vServiceName\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x18\n" +
+	"\aservice\x18\x02 \x01(\tR\aservice\":\n" +
+	"\bSetAside\x12\x16\n" +
+	"\x06record\x18\x01 \x01(\tR\x06record\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"Z\n" +
+	"\x12ContributeResponse\x12.\n" +
+	"\x06grants\x18\x01 \x03(\v2\x16.farcall.feed.v1.GrantR\x06grants\x12\x14\n" +
+	"\x05owner\x18\x02 \x01(\bR\x05owner\"/\n" +
+	"\x05Grant\x12\x12\n" +
+	"\x04link\x18\x01 \x01(\tR\x04link\x12\x12\n" +
+	"\x04term\x18\x02 \x01(\x04R\x04term2\xf8\x01\n" +
 	"\x04Feed\x12H\n" +
 	"\x05Watch\x12\x1d.farcall.feed.v1.WatchRequest\x1a\x1e.farcall.feed.v1.WatchResponse0\x01\x12K\n" +
-	"\x06Report\x12\x1e.farcall.feed.v1.ReportRequest\x1a\x1f.farcall.feed.v1.ReportResponse(\x01B7Z5github.com/farcall/farcall/api/farcall/feed/v1;feedv1b\x06proto3"
+	"\x06Report\x12\x1e.farcall.feed.v1.ReportRequest\x1a\x1f.farcall.feed.v1.ReportResponse(\x01\x12Y\n" +
+	"\n" +
+	"Contribute\x12\".farcall.feed.v1.ContributeRequest\x1a#.farcall.feed.v1.ContributeResponse(\x010\x01B7Z5github.com/farcall/farcall/api/farcall/feed/v1;feedv1b\x06proto3"
 
 var (
 	file_farcall_feed_v1_feed_proto_rawDescOnce sync.Once
@@ -439,29 +1120,53 @@ func file_farcall_feed_v1_feed_proto_rawDescGZIP() []byte {
 	return file_farcall_feed_v1_feed_proto_rawDescData
 }
 
-var file_farcall_feed_v1_feed_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_farcall_feed_v1_feed_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_farcall_feed_v1_feed_proto_goTypes = []any{
-	(*WatchRequest)(nil),   // 0: farcall.feed.v1.WatchRequest
-	(*WatchResponse)(nil),  // 1: farcall.feed.v1.WatchResponse
-	(*Entry)(nil),          // 2: farcall.feed.v1.Entry
-	(*ReportRequest)(nil),  // 3: farcall.feed.v1.ReportRequest
-	(*ReportResponse)(nil), // 4: farcall.feed.v1.ReportResponse
-	nil,                    // 5: farcall.feed.v1.ReportRequest.EpochsEntry
-	(*v1.Agent)(nil),       // 6: farcall.catalog.v1.Agent
+	(*WatchRequest)(nil),        // 0: farcall.feed.v1.WatchRequest
+	(*WatchResponse)(nil),       // 1: farcall.feed.v1.WatchResponse
+	(*Entry)(nil),               // 2: farcall.feed.v1.Entry
+	(*ReportRequest)(nil),       // 3: farcall.feed.v1.ReportRequest
+	(*ReportResponse)(nil),      // 4: farcall.feed.v1.ReportResponse
+	(*ContributeRequest)(nil),   // 5: farcall.feed.v1.ContributeRequest
+	(*Contributor)(nil),         // 6: farcall.feed.v1.Contributor
+	(*Standing)(nil),            // 7: farcall.feed.v1.Standing
+	(*Link)(nil),                // 8: farcall.feed.v1.Link
+	(*Contribution)(nil),        // 9: farcall.feed.v1.Contribution
+	(*Snapshot)(nil),            // 10: farcall.feed.v1.Snapshot
+	(*ServiceName)(nil),         // 11: farcall.feed.v1.ServiceName
+	(*SetAside)(nil),            // 12: farcall.feed.v1.SetAside
+	(*ContributeResponse)(nil),  // 13: farcall.feed.v1.ContributeResponse
+	(*Grant)(nil),               // 14: farcall.feed.v1.Grant
+	nil,                         // 15: farcall.feed.v1.ReportRequest.EpochsEntry
+	(*v1.Agent)(nil),            // 16: farcall.catalog.v1.Agent
+	(*durationpb.Duration)(nil), // 17: google.protobuf.Duration
+	(*v1.Instance)(nil),         // 18: farcall.catalog.v1.Instance
 }
 var file_farcall_feed_v1_feed_proto_depIdxs = []int32{
-	2, // 0: farcall.feed.v1.WatchResponse.entries:type_name -> farcall.feed.v1.Entry
-	6, // 1: farcall.feed.v1.ReportRequest.agent:type_name -> farcall.catalog.v1.Agent
-	5, // 2: farcall.feed.v1.ReportRequest.epochs:type_name -> farcall.feed.v1.ReportRequest.EpochsEntry
-	0, // 3: farcall.feed.v1.Feed.Watch:input_type -> farcall.feed.v1.WatchRequest
-	3, // 4: farcall.feed.v1.Feed.Report:input_type -> farcall.feed.v1.ReportRequest
-	1, // 5: farcall.feed.v1.Feed.Watch:output_type -> farcall.feed.v1.WatchResponse
-	4, // 6: farcall.feed.v1.Feed.Report:output_type -> farcall.feed.v1.ReportResponse
-	5, // [5:7] is the sub-list for method output_type
-	3, // [3:5] is the sub-list for method input_type
-	3, // [3:3] is the sub-list for extension type_name
-	3, // [3:3] is the sub-list for extension extendee
-	0, // [0:3] is the sub-list for field type_name
+	2,  // 0: farcall.feed.v1.WatchResponse.entries:type_name -> farcall.feed.v1.Entry
+	16, // 1: farcall.feed.v1.ReportRequest.agent:type_name -> farcall.catalog.v1.Agent
+	15, // 2: farcall.feed.v1.ReportRequest.epochs:type_name -> farcall.feed.v1.ReportRequest.EpochsEntry
+	6,  // 3: farcall.feed.v1.ContributeRequest.contributor:type_name -> farcall.feed.v1.Contributor
+	7,  // 4: farcall.feed.v1.ContributeRequest.standing:type_name -> farcall.feed.v1.Standing
+	9,  // 5: farcall.feed.v1.ContributeRequest.contribution:type_name -> farcall.feed.v1.Contribution
+	8,  // 6: farcall.feed.v1.Standing.links:type_name -> farcall.feed.v1.Link
+	17, // 7: farcall.feed.v1.Link.age:type_name -> google.protobuf.Duration
+	10, // 8: farcall.feed.v1.Contribution.snapshots:type_name -> farcall.feed.v1.Snapshot
+	11, // 9: farcall.feed.v1.Snapshot.services:type_name -> farcall.feed.v1.ServiceName
+	18, // 10: farcall.feed.v1.Snapshot.instances:type_name -> farcall.catalog.v1.Instance
+	12, // 11: farcall.feed.v1.Snapshot.set_aside:type_name -> farcall.feed.v1.SetAside
+	14, // 12: farcall.feed.v1.ContributeResponse.grants:type_name -> farcall.feed.v1.Grant
+	0,  // 13: farcall.feed.v1.Feed.Watch:input_type -> farcall.feed.v1.WatchRequest
+	3,  // 14: farcall.feed.v1.Feed.Report:input_type -> farcall.feed.v1.ReportRequest
+	5,  // 15: farcall.feed.v1.Feed.Contribute:input_type -> farcall.feed.v1.ContributeRequest
+	1,  // 16: farcall.feed.v1.Feed.Watch:output_type -> farcall.feed.v1.WatchResponse
+	4,  // 17: farcall.feed.v1.Feed.Report:output_type -> farcall.feed.v1.ReportResponse
+	13, // 18: farcall.feed.v1.Feed.Contribute:output_type -> farcall.feed.v1.ContributeResponse
+	16, // [16:19] is the sub-list for method output_type
+	13, // [13:16] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_farcall_feed_v1_feed_proto_init() }
@@ -475,7 +1180,7 @@ func file_farcall_feed_v1_feed_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_farcall_feed_v1_feed_proto_rawDesc), len(file_farcall_feed_v1_feed_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   6,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

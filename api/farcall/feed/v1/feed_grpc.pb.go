@@ -21,8 +21,9 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Feed_Watch_FullMethodName  = "/farcall.feed.v1.Feed/Watch"
-	Feed_Report_FullMethodName = "/farcall.feed.v1.Feed/Report"
+	Feed_Watch_FullMethodName      = "/farcall.feed.v1.Feed/Watch"
+	Feed_Report_FullMethodName     = "/farcall.feed.v1.Feed/Report"
+	Feed_Contribute_FullMethodName = "/farcall.feed.v1.Feed/Contribute"
 )
 
 // FeedClient is the client API for Feed service.
@@ -37,6 +38,11 @@ type FeedClient interface {
 	// Report carries what an agent says of itself. The first message must name the agent.
 	// A second live claimant of (cluster, node) is refused with ALREADY_EXISTS.
 	Report(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[ReportRequest, ReportResponse], error)
+	// Contribute carries what the registries of an agent's own cluster say to a synchronizer that
+	// reads that cluster via its agents. An agent opens one to every synchronizer it knows, says
+	// every second how it stands with each of its links, and sends the contents of those that it
+	// is granted. A cluster that is not read via its agents is refused with FAILED_PRECONDITION.
+	Contribute(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ContributeRequest, ContributeResponse], error)
 }
 
 type feedClient struct {
@@ -79,6 +85,19 @@ func (c *feedClient) Report(ctx context.Context, opts ...grpc.CallOption) (grpc.
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Feed_ReportClient = grpc.ClientStreamingClient[ReportRequest, ReportResponse]
 
+func (c *feedClient) Contribute(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ContributeRequest, ContributeResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Feed_ServiceDesc.Streams[2], Feed_Contribute_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ContributeRequest, ContributeResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Feed_ContributeClient = grpc.BidiStreamingClient[ContributeRequest, ContributeResponse]
+
 // FeedServer is the server API for Feed service.
 // All implementations must embed UnimplementedFeedServer
 // for forward compatibility.
@@ -91,6 +110,11 @@ type FeedServer interface {
 	// Report carries what an agent says of itself. The first message must name the agent.
 	// A second live claimant of (cluster, node) is refused with ALREADY_EXISTS.
 	Report(grpc.ClientStreamingServer[ReportRequest, ReportResponse]) error
+	// Contribute carries what the registries of an agent's own cluster say to a synchronizer that
+	// reads that cluster via its agents. An agent opens one to every synchronizer it knows, says
+	// every second how it stands with each of its links, and sends the contents of those that it
+	// is granted. A cluster that is not read via its agents is refused with FAILED_PRECONDITION.
+	Contribute(grpc.BidiStreamingServer[ContributeRequest, ContributeResponse]) error
 	mustEmbedUnimplementedFeedServer()
 }
 
@@ -106,6 +130,9 @@ func (UnimplementedFeedServer) Watch(*WatchRequest, grpc.ServerStreamingServer[W
 }
 func (UnimplementedFeedServer) Report(grpc.ClientStreamingServer[ReportRequest, ReportResponse]) error {
 	return status.Error(codes.Unimplemented, "method Report not implemented")
+}
+func (UnimplementedFeedServer) Contribute(grpc.BidiStreamingServer[ContributeRequest, ContributeResponse]) error {
+	return status.Error(codes.Unimplemented, "method Contribute not implemented")
 }
 func (UnimplementedFeedServer) mustEmbedUnimplementedFeedServer() {}
 func (UnimplementedFeedServer) testEmbeddedByValue()              {}
@@ -146,6 +173,13 @@ func _Feed_Report_Handler(srv interface{}, stream grpc.ServerStream) error {
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Feed_ReportServer = grpc.ClientStreamingServer[ReportRequest, ReportResponse]
 
+func _Feed_Contribute_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(FeedServer).Contribute(&grpc.GenericServerStream[ContributeRequest, ContributeResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Feed_ContributeServer = grpc.BidiStreamingServer[ContributeRequest, ContributeResponse]
+
 // Feed_ServiceDesc is the grpc.ServiceDesc for Feed service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -162,6 +196,12 @@ var Feed_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "Report",
 			Handler:       _Feed_Report_Handler,
+			ClientStreams: true,
+		},
+		{
+			StreamName:    "Contribute",
+			Handler:       _Feed_Contribute_Handler,
+			ServerStreams: true,
 			ClientStreams: true,
 		},
 	},

@@ -345,14 +345,16 @@ func (x *Replica) GetClusters() []string {
 
 // ClusterMeta is the value of clusters/<cluster>/meta.
 type ClusterMeta struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Cluster       string                 `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
-	Epoch         uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	Owner         string                 `protobuf:"bytes,3,opt,name=owner,proto3" json:"owner,omitempty"`
-	Locality      *v1.Locality           `protobuf:"bytes,4,opt,name=locality,proto3" json:"locality,omitempty"`
-	Labels        map[string]string      `protobuf:"bytes,5,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	Registries    []*RegistryStatus      `protobuf:"bytes,6,rep,name=registries,proto3" json:"registries,omitempty"`
-	Seq           uint64                 `protobuf:"varint,7,opt,name=seq,proto3" json:"seq,omitempty"`
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Cluster    string                 `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	Epoch      uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Owner      string                 `protobuf:"bytes,3,opt,name=owner,proto3" json:"owner,omitempty"`
+	Locality   *v1.Locality           `protobuf:"bytes,4,opt,name=locality,proto3" json:"locality,omitempty"`
+	Labels     map[string]string      `protobuf:"bytes,5,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Registries []*RegistryStatus      `protobuf:"bytes,6,rep,name=registries,proto3" json:"registries,omitempty"`
+	Seq        uint64                 `protobuf:"varint,7,opt,name=seq,proto3" json:"seq,omitempty"`
+	// How the registries are read: empty, by the synchronizers; "agents", by the cluster's agents.
+	Via           string `protobuf:"bytes,8,opt,name=via,proto3" json:"via,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -436,8 +438,15 @@ func (x *ClusterMeta) GetSeq() uint64 {
 	return 0
 }
 
+func (x *ClusterMeta) GetVia() string {
+	if x != nil {
+		return x.Via
+	}
+	return ""
+}
+
 // RegistryStatus is what the owner knows of one registry of its cluster. It is rewritten
-// when the state changes, not at every read.
+// when the state changes, and once in a while for its revision, not at every read.
 type RegistryStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -446,11 +455,22 @@ type RegistryStatus struct {
 	LastError string `protobuf:"bytes,3,opt,name=last_error,json=lastError,proto3" json:"last_error,omitempty"`
 	// For people only: no decision is made on it.
 	Since *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=since,proto3" json:"since,omitempty"`
+	// The registry's own, for people.
+	Revision string `protobuf:"bytes,5,opt,name=revision,proto3" json:"revision,omitempty"`
+	// What it lists now, held removals included: services with an instance that is listed by its word,
+	// and these instances. Not kept in the store: who answers counts.
+	Services  uint64 `protobuf:"varint,6,opt,name=services,proto3" json:"services,omitempty"`
+	Instances uint64 `protobuf:"varint,7,opt,name=instances,proto3" json:"instances,omitempty"`
 	// Removals that the guard holds back.
 	Held uint64 `protobuf:"varint,8,opt,name=held,proto3" json:"held,omitempty"`
 	// Records set aside as unusable, and why the last one was.
-	SetAside      uint64 `protobuf:"varint,9,opt,name=set_aside,json=setAside,proto3" json:"set_aside,omitempty"`
-	LastSetAside  string `protobuf:"bytes,10,opt,name=last_set_aside,json=lastSetAside,proto3" json:"last_set_aside,omitempty"`
+	SetAside     uint64 `protobuf:"varint,9,opt,name=set_aside,json=setAside,proto3" json:"set_aside,omitempty"`
+	LastSetAside string `protobuf:"bytes,10,opt,name=last_set_aside,json=lastSetAside,proto3" json:"last_set_aside,omitempty"`
+	// When it was last read, for people; unset where nobody knows. The store keeps it of
+	// registries that do not answer; of the others, who answers reckons it from the cluster's age.
+	LastSuccess *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=last_success,json=lastSuccess,proto3" json:"last_success,omitempty"`
+	// The node whose agent reads it, or did last, in a cluster that is read via its agents.
+	Reporter      string `protobuf:"bytes,12,opt,name=reporter,proto3" json:"reporter,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -513,6 +533,27 @@ func (x *RegistryStatus) GetSince() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *RegistryStatus) GetRevision() string {
+	if x != nil {
+		return x.Revision
+	}
+	return ""
+}
+
+func (x *RegistryStatus) GetServices() uint64 {
+	if x != nil {
+		return x.Services
+	}
+	return 0
+}
+
+func (x *RegistryStatus) GetInstances() uint64 {
+	if x != nil {
+		return x.Instances
+	}
+	return 0
+}
+
 func (x *RegistryStatus) GetHeld() uint64 {
 	if x != nil {
 		return x.Held
@@ -530,6 +571,20 @@ func (x *RegistryStatus) GetSetAside() uint64 {
 func (x *RegistryStatus) GetLastSetAside() string {
 	if x != nil {
 		return x.LastSetAside
+	}
+	return ""
+}
+
+func (x *RegistryStatus) GetLastSuccess() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastSuccess
+	}
+	return nil
+}
+
+func (x *RegistryStatus) GetReporter() string {
+	if x != nil {
+		return x.Reporter
 	}
 	return ""
 }
@@ -657,7 +712,7 @@ const file_farcall_store_v1_store_proto_rawDesc = "" +
 	"\bclusters\x18\x05 \x03(\tR\bclusters\x1a<\n" +
 	"\x0eConfirmedEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\xdf\x02\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\xf1\x02\n" +
 	"\vClusterMeta\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x14\n" +
@@ -667,25 +722,31 @@ const file_farcall_store_v1_store_proto_rawDesc = "" +
 	"\n" +
 	"registries\x18\x06 \x03(\v2 .farcall.store.v1.RegistryStatusR\n" +
 	"registries\x12\x10\n" +
-	"\x03seq\x18\a \x01(\x04R\x03seq\x1a9\n" +
+	"\x03seq\x18\a \x01(\x04R\x03seq\x12\x10\n" +
+	"\x03via\x18\b \x01(\tR\x03via\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xba\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xe5\x03\n" +
 	"\x0eRegistryStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12<\n" +
 	"\x05state\x18\x02 \x01(\x0e2&.farcall.store.v1.RegistryStatus.StateR\x05state\x12\x1d\n" +
 	"\n" +
 	"last_error\x18\x03 \x01(\tR\tlastError\x120\n" +
-	"\x05since\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x12\n" +
+	"\x05since\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x1a\n" +
+	"\brevision\x18\x05 \x01(\tR\brevision\x12\x1a\n" +
+	"\bservices\x18\x06 \x01(\x04R\bservices\x12\x1c\n" +
+	"\tinstances\x18\a \x01(\x04R\tinstances\x12\x12\n" +
 	"\x04held\x18\b \x01(\x04R\x04held\x12\x1b\n" +
 	"\tset_aside\x18\t \x01(\x04R\bsetAside\x12$\n" +
 	"\x0elast_set_aside\x18\n" +
-	" \x01(\tR\flastSetAside\"(\n" +
+	" \x01(\tR\flastSetAside\x12=\n" +
+	"\flast_success\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\vlastSuccess\x12\x1a\n" +
+	"\breporter\x18\f \x01(\tR\breporter\"(\n" +
 	"\x05State\x12\v\n" +
 	"\aPENDING\x10\x00\x12\x06\n" +
 	"\x02OK\x10\x01\x12\n" +
 	"\n" +
-	"\x06FAILED\x10\x02J\x04\b\x05\x10\b\"8\n" +
+	"\x06FAILED\x10\x02\"8\n" +
 	"\x06Synced\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\",\n" +
@@ -730,11 +791,12 @@ var file_farcall_store_v1_store_proto_depIdxs = []int32{
 	6,  // 4: farcall.store.v1.ClusterMeta.registries:type_name -> farcall.store.v1.RegistryStatus
 	0,  // 5: farcall.store.v1.RegistryStatus.state:type_name -> farcall.store.v1.RegistryStatus.State
 	13, // 6: farcall.store.v1.RegistryStatus.since:type_name -> google.protobuf.Timestamp
-	7,  // [7:7] is the sub-list for method output_type
-	7,  // [7:7] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	13, // 7: farcall.store.v1.RegistryStatus.last_success:type_name -> google.protobuf.Timestamp
+	8,  // [8:8] is the sub-list for method output_type
+	8,  // [8:8] is the sub-list for method input_type
+	8,  // [8:8] is the sub-list for extension type_name
+	8,  // [8:8] is the sub-list for extension extendee
+	0,  // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_farcall_store_v1_store_proto_init() }

@@ -1,0 +1,121 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strconv"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	adminv1 "github.com/farcall/farcall/api/farcall/admin/v1"
+	catalogv1 "github.com/farcall/farcall/api/farcall/catalog/v1"
+	storev1 "github.com/farcall/farcall/api/farcall/store/v1"
+)
+
+// unanswered is how long ago a registry of a stale cluster was last read for it to be part of the
+// reason.
+const unanswered = 3 * time.Second
+
+// clusterTable writes the clusters, their registries, and a line for each thing that a person
+// may have to do something about.
+func clusterTable(w io.Writer, list *adminv1.ListClustersResponse) error {
+	now := time.Now()
+	var clusters, registries [][]string
+	var troubles []string
+	for _, k := range list.GetClusters() {
+		ok := 0
+		for _, r := range k.GetRegistries() {
+			if r.GetState() == storev1.RegistryStatus_OK {
+				ok++
+			}
+			registries = append(registries, registryRow(k, r, now))
+			troubles = append(troubles, registryTroubles(k, r, now)...)
+		}
+		clusters = append(clusters, []string{
+			k.GetName(), stateWord(k.GetState()), age(k.GetAge()),
+			strconv.FormatUint(k.GetServices(), 10), strconv.FormatUint(k.GetInstances(), 10),
+			locality(k.GetLocality()), k.GetOwner(), strconv.FormatUint(k.GetEpoch(), 10),
+			fmt.Sprintf("%d/%d", ok, len(k.GetRegistries())),
+		})
+	}
+	err := writeTable(w, []string{"CLUSTER", "STATE", "AGE", "SERVICES", "INSTANCES", "LOCALITY", "OWNER", "EPOCH", "REGISTRIES"}, clusters)
+	if err != nil || len(registries) == 0 {
+		return err
+	}
+	fmt.Fprintln(w)
+	err = writeTable(w, []string{
+		"CLUSTER", "REGISTRY", "STATE", "LAST-SUCCESS", "SERVICES", "INSTANCES", "REVISION", "HELD", "SET-ASIDE", "REPORTER",
+	}, registries)
+	if err != nil || len(troubles) == 0 {
+		return err
+	}
+	fmt.Fprintln(w)
+	for _, line := range troubles {
+		fmt.Fprintln(w, clean(line))
+	}
+	return nil
+}
+
+func registryRow(k *adminv1.Cluster, r *storev1.RegistryStatus, now time.Time) []string {
+	return []string{
+		k.GetName(), r.GetName(), r.GetState().String(), since(r.GetLastSuccess(), now),
+		strconv.FormatUint(r.GetServices(), 10), strconv.FormatUint(r.GetInstances(), 10), r.GetRevision(),
+		strconv.FormatUint(r.GetHeld(), 10), strconv.FormatUint(r.GetSetAside(), 10), r.GetReporter(),
+	}
+}
+
+// registryTroubles says in one line each what is wrong with a registry: whose it is, since when,
+// what it says, and what stays true meanwhile.
+func registryTroubles(k *adminv1.Cluster, r *storev1.RegistryStatus, now time.Time) (lines []string) {
+	who := k.GetName() + ": " + r.GetName()
+	if r.GetReporter() != "" {
+		who += " (reported by " + r.GetReporter() + ")"
+	}
+	add := func(format string, args ...any) { lines = append(lines, who+" "+fmt.Sprintf(format, args...)) }
+	switch r.GetState() {
+	case storev1.RegistryStatus_FAILED:
+		add("cannot be read since %s: %s; %s", since(r.GetSince(), now), r.GetLastError(), stays(r))
+	case storev1.RegistryStatus_PENDING:
+		add("is being read for the first time since %s; %s", since(r.GetSince(), now), stays(r))
+	case storev1.RegistryStatus_OK:
+		last := r.GetLastSuccess()
+		if k.GetState() == catalogv1.ClusterState_STALE && (last == nil || now.Sub(last.AsTime()) > unanswered) {
+			add("has said nothing for %s: either it does not answer, or the cluster's owner is gone; %s", since(last, now), stays(r))
+		}
+	}
+	if n := r.GetHeld(); n > 0 {
+		add("no longer lists %s, which the guard does not believe yet: they stay until they return or their hold is over", count(n, "instance"))
+	}
+	if n := r.GetSetAside(); n > 0 {
+		add("has %s that cannot be used, the last is %s; the others are used", count(n, "record"), r.GetLastSetAside())
+	}
+	return lines
+}
+
+// stays says what is listed of a registry that cannot be read.
+func stays(r *storev1.RegistryStatus) string {
+	switch {
+	case r.GetInstances() > 0:
+		return "its last list of " + count(r.GetInstances(), "instance") + " stays"
+	case r.GetLastSuccess() == nil:
+		return "what it lists is unknown"
+	}
+	return "its last list, an empty one, stays"
+}
+
+// since writes how long ago something was, by this machine's clock; "-" where nobody can tell.
+func since(at *timestamppb.Timestamp, now time.Time) string {
+	if at == nil {
+		return "-"
+	}
+	return age(durationpb.New(now.Sub(at.AsTime())))
+}
+
+func count(n uint64, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}

@@ -1,0 +1,89 @@
+package intake
+
+import (
+	"cmp"
+	"slices"
+
+	"github.com/farcall/farcall/internal/catalog"
+)
+
+// merged is the cluster's list of a service as it was sent.
+type merged struct {
+	list     []*catalog.Instance // in identity order; it is handed out, so it is never written into
+	shadowed int                 // what the registries believe beyond it, of the same identities
+}
+
+// merge makes the cluster's list of a service in which the registries believe the instances of
+// those ids otherwise than when it was sent, and says whether it is another.
+//
+// It costs what changed, but for one copy of the list, a pointer an instance.
+func (i *Intake) merge(n catalog.Name, ids []string) (List, bool) {
+	all, known := 0, false
+	for _, r := range i.registries {
+		size, knows := r.guard.Size(n)
+		all += size
+		known = known || knows
+	}
+	sent, was := i.sent[n]
+	i.shadowed -= sent.shadowed
+	if !known {
+		delete(i.sent, n)
+		return List{Gone: true}, was
+	}
+	list, differs := i.patch(sent.list, n, ids)
+	i.sent[n] = merged{list: list, shadowed: all - len(list)}
+	i.shadowed += all - len(list)
+	if was && !differs {
+		return List{}, false
+	}
+	return List{Instances: list}, true
+}
+
+// believed gives what the first registry that believes an instance believes of it, or nil.
+func (i *Intake) believed(id catalog.ID) *catalog.Instance {
+	for _, r := range i.registries {
+		if in := r.guard.Believed(id); in != nil {
+			return in
+		}
+	}
+	return nil
+}
+
+// patch gives a list of a service with the instances of those ids as they are believed now,
+// and whether it says anything else than before: else it is the same list.
+func (i *Intake) patch(list []*catalog.Instance, n catalog.Name, ids []string) ([]*catalog.Instance, bool) {
+	slices.Sort(ids)
+	// Where each id stands in the list or would stand, and what is believed of it now.
+	type change struct {
+		at  int
+		was bool
+		is  *catalog.Instance
+	}
+	changes := make([]change, 0, len(ids))
+	for _, id := range slices.Compact(ids) {
+		at, was := slices.BinarySearchFunc(list, id, func(in *catalog.Instance, id string) int {
+			return cmp.Compare(in.Instance, id)
+		})
+		is := i.believed(catalog.ID{Cluster: i.cluster, Name: n, Instance: id})
+		if !was && is == nil || was && is != nil && (list[at] == is || list[at].Equal(is)) {
+			continue
+		}
+		changes = append(changes, change{at: at, was: was, is: is})
+	}
+	if len(changes) == 0 {
+		return list, false
+	}
+	patched := make([]*catalog.Instance, 0, len(list)+len(changes))
+	next := 0 // in list
+	for _, c := range changes {
+		patched = append(patched, list[next:c.at]...)
+		next = c.at
+		if c.was {
+			next++
+		}
+		if c.is != nil {
+			patched = append(patched, c.is)
+		}
+	}
+	return append(patched, list[next:]...), true
+}

@@ -1,0 +1,73 @@
+package kubernetes
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"strings"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+)
+
+// words says in one line what was asked, where, what is wrong, and where it can be said, how it
+// is mended. What errors.Is and errors.As find in err is still found.
+func (c *connection) words(verb string, t *table, err error) error {
+	hint := ""
+	certificate, network := (*tls.CertificateVerificationError)(nil), (*net.OpError)(nil)
+	switch {
+	case apierrors.IsForbidden(err):
+		hint = "give it the role in deploy/kubernetes/rbac.yaml"
+	case apierrors.IsUnauthorized(err):
+		hint = "the API server does not know the token or certificate of " + c.origin + ": renew it"
+	case errors.As(err, &certificate):
+		hint = "the certificate authority in " + c.origin + " is not that of this API server"
+	case strings.HasPrefix(err.Error(), "serializer for "): // client-go has no type for it
+		hint = "is this a Kubernetes API server?"
+	case errors.As(err, &network) && network.Op == "dial":
+		hint = "is the server in " + c.origin + " the right one, and up?"
+	}
+	if e := (*url.Error)(nil); errors.As(err, &e) && !errors.Is(err, context.DeadlineExceeded) {
+		err = e.Err // without the URL and its parameters
+	}
+	return &failure{text: plain(fmt.Sprintf("kubernetes: %s %s: %v", verb, t, err), hint), cause: err}
+}
+
+// failure is an error in plain words.
+type failure struct {
+	text  string
+	cause error
+}
+
+func (f *failure) Error() string { return f.text }
+func (f *failure) Unwrap() error { return f.cause }
+
+// plain makes somebody else's text fit for a log line: on one line and short, with the hint.
+func plain(s, hint string) string {
+	const most = 400
+	if s = strings.Join(strings.Fields(s), " "); len(s) > most {
+		s = strings.ToValidUTF8(s[:most], "") + "..."
+	}
+	if hint != "" {
+		s += ": " + hint
+	}
+	return s
+}
+
+// expired reports whether a watch cannot be resumed: the API server no longer has what came
+// after its revision.
+func expired(err error) bool { return apierrors.IsResourceExpired(err) || apierrors.IsGone(err) }
+
+// answered reports whether an error is the API server's own word.
+func answered(err error) bool {
+	status := apierrors.APIStatus(nil)
+	return errors.As(err, &status)
+}
+
+// stale reports whether an error may go away with what the kubeconfig and its files say by now.
+func stale(err error) bool {
+	certificate := (*tls.CertificateVerificationError)(nil)
+	return apierrors.IsUnauthorized(err) || errors.As(err, &certificate)
+}

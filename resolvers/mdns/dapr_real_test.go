@@ -1,0 +1,135 @@
+//go:build real && linux
+
+package mdns
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"testing"
+
+	"google.golang.org/grpc"
+
+	"github.com/farcall/farcall/internal/catalog"
+	"github.com/farcall/farcall/internal/testkit"
+	"github.com/farcall/farcall/resolvers"
+)
+
+// webApp is an application at one of the test's own addresses.
+func webApp(t testing.TB, at netip.Addr, says string) netip.AddrPort {
+	t.Helper()
+	l, err := net.Listen("tcp", netip.AddrPortFrom(at, 0).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &httptest.Server{Listener: l, Config: &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprint(w, says)
+	})}}
+	srv.Start()
+	t.Cleanup(srv.Close)
+	return l.Addr().(*net.TCPAddr).AddrPort()
+}
+
+func TestRealDaprdIsListedUntilItsGoodbye(t *testing.T) {
+	if !testkit.Inside(t) {
+		return
+	}
+	n := testkit.NewNetwork(t)
+	self := n.Attach()
+	app := webApp(t, self.Addr, "hello")
+	one := testkit.Daprd(t, n.Host("alpha"), testkit.DaprdConfig{AppID: "cart", App: app})
+	rec := follow(t, Config{Interfaces: []string{self.Link}})
+	two := testkit.Daprd(t, n.Host("beta"), testkit.DaprdConfig{AppID: "cart", App: app})
+	rec.eventually(t, "both daprds are listed", func(list []*catalog.Instance) error {
+		return wantRelays(list, "cart", one.Internal, two.Internal)
+	})
+	two.Stop()
+	rec.eventually(t, "the one that said goodbye is gone", func(list []*catalog.Instance) error {
+		return wantRelays(list, "cart", one.Internal)
+	})
+	if !rec.lastRemovalExplicit() {
+		t.Error("a goodbye is an explicit removal, and was not told as one")
+	}
+}
+
+func wantRelays(list []*catalog.Instance, service string, want ...netip.AddrPort) error {
+	have := map[string]bool{}
+	for _, in := range list {
+		if in.Service == service && in.Port == 0 {
+			have[in.Relay] = true
+		}
+	}
+	for _, w := range want {
+		if !have[w.String()] {
+			return fmt.Errorf("%s is not listed: %v", w, list)
+		}
+	}
+	if len(list) != len(want) {
+		return fmt.Errorf("listed are %v", list)
+	}
+	return nil
+}
+
+// TestRealDaprdFindsWhatIsAnnounced: a sidecar on the link resolves an application that the
+// Registrar announced, and calls the relay port.
+func TestRealDaprdFindsWhatIsAnnounced(t *testing.T) {
+	if !testkit.Inside(t) {
+		return
+	}
+	n := testkit.NewNetwork(t)
+	self := n.Attach()
+	app := webApp(t, self.Addr, "hello")
+	caller := testkit.Daprd(t, n.Host("caller"), testkit.DaprdConfig{AppID: "shop", App: app})
+
+	// A relay that refuses every call by its own code is enough to see that it is called.
+	called := make(chan string, 16)
+	relay := grpc.NewServer(grpc.UnknownServiceHandler(func(_ any, s grpc.ServerStream) error {
+		method, _ := grpc.MethodFromServerStream(s)
+		select {
+		case called <- method:
+		default:
+		}
+		return errors.New("the relay was called")
+	}))
+	l, err := net.Listen("tcp", netip.AddrPortFrom(self.Addr, 0).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() { _ = relay.Serve(l) }() // ends with Stop
+	t.Cleanup(relay.Stop)
+
+	announce(t, Config{Interfaces: []string{self.Link}}, resolvers.Registration{
+		Name: catalog.Name{Namespace: "default", Service: "cart"}, Node: "node-1", ID: "cart-node-1",
+		Address: self.Addr.String(), Port: int(app.Port()), RelayPort: l.Addr().(*net.TCPAddr).Port,
+	})
+	testkit.Eventually(t, testkit.Context(t), "the sidecar calls the relay", func() error {
+		ctx, cancel := context.WithCancel(testkit.Context(t))
+		defer cancel()
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, caller.Invoke("cart", "x"), nil)
+		if err != nil {
+			return err
+		}
+		client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+		resp, err := client.Do(req)
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		body, err := io.ReadAll(resp.Body)
+		if err != nil {
+			return err
+		}
+		select {
+		case method := <-called:
+			t.Logf("%s: %d %s", method, resp.StatusCode, body)
+			return nil
+		default:
+			return fmt.Errorf("%d %s", resp.StatusCode, body)
+		}
+	})
+}
