@@ -103,6 +103,10 @@ var keepers = []struct {
 	{prefix: "go.etcd.io/", folders: []string{"internal/store", "test/bench"}, inTests: true},
 	{prefix: "go.uber.org/zap", folders: []string{"internal/store"}},
 	{prefix: "github.com/hashicorp/consul", folders: []string{"resolvers/consul"}},
+	// test/e2e writes what Kubernetes' controllers and users would.
+	{prefix: "k8s.io/", folders: []string{"resolvers/kubernetes", "test/e2e"}, inTests: true},
+	// The demo serves one cluster's registry itself.
+	{prefix: "github.com/miekg/dns", folders: []string{"resolvers/dns", "resolvers/mdns", "internal/testkit", "cmd/farcall"}, inTests: true},
 	{prefix: "github.com/spf13/", folders: []string{"cmd/..."}, inTests: true},
 	{prefix: "go.yaml.in/yaml/", folders: []string{"internal/config", "resolvers/file", "cmd/farcall/..."}},
 	{prefix: "github.com/klauspost/compress/", folders: []string{"internal/keys"}, inTests: true},

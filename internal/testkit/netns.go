@@ -164,6 +164,7 @@ type Host struct {
 	n     *Network
 	space *process // nil: the namespace of the test binary
 	port  string   // its end in the switch
+	only6 bool
 }
 
 // Host adds a host of that name, which is also the host name of what runs on it.
@@ -206,8 +207,19 @@ func (n *Network) plug(h *Host, pid int) {
 	h.address()
 }
 
+// OnlyIPv6 takes the host's IPv4 address away.
+func (h *Host) OnlyIPv6() {
+	h.n.t.Helper()
+	h.only6 = true
+	shell(h.n.t, h.space, "ip -4 addr flush dev "+h.Link)
+}
+
 func (h *Host) address() {
 	h.n.t.Helper()
+	if h.only6 {
+		shell(h.n.t, h.space, fmt.Sprintf("ip addr replace %s/64 dev %s nodad", h.Addr6, h.Link))
+		return
+	}
 	shell(h.n.t, h.space, fmt.Sprintf("ip addr replace %s/24 dev %s && ip addr replace %s/64 dev %[2]s nodad", h.Addr, h.Link, h.Addr6))
 }
 

@@ -174,11 +174,11 @@ func (l *ledger) trouble() error {
 	if l.failing > 1 {
 		others = fmt.Sprintf(" (and %d more)", l.failing-1)
 	}
-	consequence := "its last list stays"
+	consequence := ""
 	if !l.complete() {
-		consequence = "nothing of this registry is published before each of its names was answered for once; a name that never will be is to be taken out of services"
+		consequence = "; nothing of this registry is published before each of its names was answered for once; a name that never will be is to be taken out of services"
 	}
-	return fmt.Errorf("dns: service %s%s: %w; %s", first.source, others, first.err, consequence)
+	return fmt.Errorf("dns: service %s%s: %w%s", first.source, others, first.err, consequence)
 }
 
 // snapshots gives all lists.

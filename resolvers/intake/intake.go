@@ -68,7 +68,8 @@ type Intake struct {
 	// wake holds a token while an inbox may hold something, or registries came or went.
 	wake chan struct{}
 
-	// mu guards which registries there are, and their guards: the loop writes, Holds reads.
+	// mu guards which registries there are, and what is in them: the loop writes, as Add and Retire
+	// do which there shall be; Holds and Status read.
 	mu         sync.Mutex
 	registries []*registry // in the order in which they are believed
 	// confirmed is when all registries had been confirmed, nil before that.

@@ -11,8 +11,8 @@ import (
 	"github.com/farcall/farcall/resolvers/inbox"
 )
 
-// registry is one registry under way. Its inbox is its resolver's and the loop's; the fields
-// up to running are guarded by the Intake's mu; all others belong to the loop.
+// registry is one registry under way. Its name, rank, cluster and inbox do not change; all else
+// is guarded by the Intake's mu.
 type registry struct {
 	name    string
 	rank    int // among the configured ones; after all of them where it was added
@@ -23,7 +23,6 @@ type registry struct {
 	guard   *guard.Registry
 	emptied bool     // what it listed was taken back, since it was retired
 	running *running // its resolver under way, which may be one that shall no more run
-
 	heard   inbox.Heard
 	asides  asides
 	metrics registryMetrics

@@ -167,6 +167,10 @@ func byID(list []*catalog.Instance) {
 
 // lost reports whether an endpoint of one state of a slice is missing in the next.
 func lost(was, is *endpointSlice) bool {
+	same := func(a, b endpoint) bool { return a.key() == b.key() }
+	if n := len(was.endpoints); n <= len(is.endpoints) && slices.EqualFunc(was.endpoints, is.endpoints[:n], same) {
+		return false // most changes leave them where they are
+	}
 	keys := make(map[string]struct{}, len(is.endpoints))
 	for _, e := range is.endpoints {
 		keys[e.key()] = struct{}{}

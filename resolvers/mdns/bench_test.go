@@ -58,7 +58,7 @@ func BenchmarkOneChange(b *testing.B) {
 			b.ResetTimer()
 			published := out.snapshots
 			for i := range b.N {
-				if i%40 == 0 { // the others are heard again every minute, and nothing is asked
+				if i%80 == 0 { // the others are heard again every minute, and neither asked nor looked for
 					b.StopTimer()
 					for _, p := range rest {
 						s.b.heard(s.now, p)
@@ -68,9 +68,10 @@ func BenchmarkOneChange(b *testing.B) {
 						t.next = s.now.Add(time.Hour)
 					}
 					l.nextType = s.now.Add(time.Hour)
+					l.cache.rewind()
 					b.StartTimer()
 				}
-				s.now = s.now.Add(2 * time.Second) // so that the record before is displaced
+				s.now = s.now.Add(1100 * time.Millisecond) // so that the record before is displaced
 				s.b.heard(s.now, packet{index: 1, pulse: true})
 				s.b.heard(s.now, moves[i%2])
 				if err := s.b.step(s.now, send); err != nil {

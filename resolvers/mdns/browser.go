@@ -418,7 +418,7 @@ func (b *browser) publish(now time.Time) {
 			plain = append(plain, snap)
 		}
 	}
-	clear(b.dirty)
+	b.dirty = emptied(b.dirty)
 	plain = append(plain, b.full(now)...)
 	b.metrics.hold(b)
 	switch {

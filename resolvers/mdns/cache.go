@@ -1,7 +1,6 @@
 package mdns
 
 import (
-	"container/heap"
 	"math/rand/v2"
 	"time"
 
@@ -50,8 +49,9 @@ type entry struct {
 	renewals int
 	due      time.Time // when the next question is, or ends
 
-	inHeap int
+	queued time.Time // when its alarm goes off, not after due; zero: it has none
 	inSet  int
+	gone   bool // it is not in the cache any more
 }
 
 // cache holds what was heard on one link, as RFC 6762 section 10 wants it. It is pure: time
@@ -60,7 +60,7 @@ type entry struct {
 type cache struct {
 	entries map[ident]*entry
 	sets    map[set][]*entry
-	order   byDue
+	alarms  alarms
 	limit   int
 }
 
@@ -93,19 +93,40 @@ func (c *cache) put(now time.Time, r record) (e *entry, changed, full bool, othe
 		e.inSet = len(c.sets[id.set])
 		c.sets[id.set] = append(c.sets[id.set], e)
 		c.live(now, e, r)
-		heap.Push(&c.order, e)
 		return e, true, false, others
 	}
 	changed = e.doom != undoomed
 	c.live(now, e, r)
-	heap.Fix(&c.order, e.inHeap)
 	return e, changed, false, others
 }
 
 func (c *cache) live(now time.Time, e *entry, r record) {
 	e.record = r
 	e.heard, e.ends, e.doom, e.renewals = now, now.Add(r.ttl), undoomed, 0
-	e.due = e.nextDue()
+	c.schedule(e, e.nextDue())
+}
+
+// schedule says when something is due for e next. An alarm that goes off too early is set
+// again then, so that to hear a record again, the ordinary case, moves no alarm.
+func (c *cache) schedule(e *entry, due time.Time) {
+	e.due = due
+	if e.queued.IsZero() || due.Before(e.queued) {
+		e.queued = due
+		c.alarms.push(alarm{due, e})
+	}
+	if len(c.alarms) > 2*len(c.entries)+64 { // most of them are of entries that are gone
+		c.rewind()
+	}
+}
+
+// rewind sets the alarms of all entries anew.
+func (c *cache) rewind() {
+	clear(c.alarms)
+	c.alarms = c.alarms[:0]
+	for _, e := range c.entries {
+		e.queued = e.due
+		c.alarms.push(alarm{e.due, e})
+	}
 }
 
 // displace dooms the siblings of id that were heard more than a second ago: those heard later
@@ -124,8 +145,8 @@ func (c *cache) sentence(e *entry, why doom, ends time.Time) {
 	if e.doom != undoomed && e.ends.Before(ends) {
 		ends = e.ends
 	}
-	e.doom, e.ends, e.due = why, ends, ends
-	heap.Fix(&c.order, e.inHeap)
+	e.doom, e.ends = why, ends
+	c.schedule(e, ends)
 }
 
 // nextDue gives the time of the next question about e: at 80, 85, 90 and 95 % of its TTL, a
@@ -141,25 +162,33 @@ func (e *entry) nextDue() time.Time {
 // pop returns the next entry that something is due for: it has ended, and is not in the cache
 // any more, or it is to be asked for. nil: nothing is due.
 func (c *cache) pop(now time.Time) (e *entry, ended bool) {
-	if len(c.order) == 0 || c.order[0].due.After(now) {
-		return nil, false
-	}
-	e = c.order[0]
-	if !e.ends.After(now) {
-		if e.doom == undoomed {
-			e.doom = aged
+	for len(c.alarms) > 0 && !c.alarms[0].at.After(now) {
+		a := c.alarms.pop()
+		e = a.entry
+		if e.gone || !a.at.Equal(e.queued) {
+			continue // an earlier alarm went off in its place
 		}
-		c.drop(e)
-		return e, true
+		e.queued = time.Time{}
+		switch {
+		case e.due.After(now):
+			c.schedule(e, e.due)
+		case !e.ends.After(now):
+			if e.doom == undoomed {
+				e.doom = aged
+			}
+			c.drop(e)
+			return e, true
+		default:
+			e.renewals++
+			c.schedule(e, e.nextDue())
+			return e, false
+		}
 	}
-	e.renewals++
-	e.due = e.nextDue()
-	heap.Fix(&c.order, e.inHeap)
-	return e, false
+	return nil, false
 }
 
 func (c *cache) drop(e *entry) {
-	heap.Remove(&c.order, e.inHeap)
+	e.gone = true
 	delete(c.entries, e.id)
 	list := c.sets[e.id.set]
 	last := len(list) - 1
@@ -173,18 +202,18 @@ func (c *cache) drop(e *entry) {
 	}
 }
 
-// next gives the time when something is due, if ever.
+// next gives a time before which nothing is due, if there is anything at all.
 func (c *cache) next() (time.Time, bool) {
-	if len(c.order) == 0 {
+	if len(c.alarms) == 0 {
 		return time.Time{}, false
 	}
-	return c.order[0].due, true
+	return c.alarms[0].at, true
 }
 
 // doubt makes every record that was not heard since a time end at another, unless it is heard
 // until then.
 func (c *cache) doubt(since, ends time.Time) {
-	for _, e := range c.order {
+	for _, e := range c.entries {
 		if e.heard.After(since) && e.doom == undoomed {
 			continue
 		}
@@ -193,7 +222,7 @@ func (c *cache) doubt(since, ends time.Time) {
 		}
 		e.ends, e.due = ends, ends
 	}
-	heap.Init(&c.order)
+	c.rewind()
 }
 
 // of gives the records of a name and type. The caller must not keep the list.
@@ -217,31 +246,48 @@ func (c *cache) best(name string, kind uint16) *entry {
 // standing says that no other word of the owner's is against the record.
 func (e *entry) standing() bool { return e.doom == undoomed || e.doom == unheard }
 
-// byDue is a heap of entries.
-type byDue []*entry
-
-var _ heap.Interface = (*byDue)(nil)
-
-func (h byDue) Len() int           { return len(h) }
-func (h byDue) Less(i, j int) bool { return h[i].due.Before(h[j].due) }
-func (h byDue) Swap(i, j int) {
-	h[i], h[j] = h[j], h[i]
-	h[i].inHeap, h[j].inHeap = i, j
+// alarm says when to look at an entry.
+type alarm struct {
+	at    time.Time
+	entry *entry
 }
 
-// Push implements heap.Interface.
-func (h *byDue) Push(x any) {
-	e := x.(*entry) // nothing else is ever pushed
-	e.inHeap = len(*h)
-	*h = append(*h, e)
+// alarms is a heap with the earliest first. It is not container/heap, which would look into an
+// entry for each comparison, and box each alarm.
+type alarms []alarm
+
+func (h *alarms) push(a alarm) {
+	*h = append(*h, a)
+	list := *h
+	i := len(list) - 1
+	for i > 0 {
+		up := (i - 1) / 2
+		if !a.at.Before(list[up].at) {
+			break
+		}
+		list[i] = list[up]
+		i = up
+	}
+	list[i] = a
 }
 
-// Pop implements heap.Interface.
-func (h *byDue) Pop() any {
-	old := *h
-	last := len(old) - 1
-	e := old[last]
-	old[last] = nil
-	*h = old[:last]
-	return e
+func (h *alarms) pop() alarm {
+	list := *h
+	first, n := list[0], len(list)-1
+	a := list[n]
+	list[n] = alarm{}
+	*h = list[:n]
+	for i := 0; n > 0; {
+		down := 2*i + 1
+		if down+1 < n && list[down+1].at.Before(list[down].at) {
+			down++
+		}
+		if down >= n || !list[down].at.Before(a.at) {
+			list[i] = a
+			break
+		}
+		list[i] = list[down]
+		i = down
+	}
+	return first
 }

@@ -36,6 +36,7 @@ func webApp(t testing.TB, at netip.Addr, says string) netip.AddrPort {
 }
 
 func TestRealDaprdIsListedUntilItsGoodbye(t *testing.T) {
+	t.Parallel()
 	if !testkit.Inside(t) {
 		return
 	}
@@ -78,6 +79,7 @@ func wantRelays(list []*catalog.Instance, service string, want ...netip.AddrPort
 // TestRealDaprdFindsWhatIsAnnounced: a sidecar on the link resolves an application that the
 // Registrar announced, and calls the relay port.
 func TestRealDaprdFindsWhatIsAnnounced(t *testing.T) {
+	t.Parallel()
 	if !testkit.Inside(t) {
 		return
 	}

@@ -439,10 +439,19 @@ func (l *link) settle(now time.Time) []change {
 	for f := range l.dirty {
 		l.build(now, f)
 	}
-	clear(l.dirty)
+	l.dirty = emptied(l.dirty)
 	changes := l.changes
 	l.changes = nil
 	return changes
+}
+
+// emptied empties a map. One that was large is not kept: to go through it costs what it once held.
+func emptied[K comparable](m map[K]struct{}) map[K]struct{} {
+	if len(m) > 100 {
+		return map[K]struct{}{}
+	}
+	clear(m)
+	return m
 }
 
 // build makes an instance of what is known, or notes what lacks.

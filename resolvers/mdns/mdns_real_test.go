@@ -28,6 +28,7 @@ func (a announcer) remove(id string) {
 }
 
 func TestRealConformance(t *testing.T) {
+	t.Parallel()
 	if !testkit.Inside(t) {
 		return
 	}

@@ -191,8 +191,13 @@ func consistent(t *testing.T, b *browser) {
 		for _, list := range e.cache.sets {
 			inSets += len(list)
 		}
-		if n := len(e.cache.entries); n != len(e.cache.order) || n != inSets {
-			t.Errorf("%d records, %d in order, %d in sets", n, len(e.cache.order), inSets)
+		if n := len(e.cache.entries); n > len(e.cache.alarms) || n != inSets {
+			t.Errorf("%d records, %d alarms, %d in sets", n, len(e.cache.alarms), inSets)
+		}
+		for _, r := range e.cache.entries {
+			if r.queued.IsZero() || r.queued.After(r.due) || r.due.After(r.ends) {
+				t.Errorf("%s has its alarm at %v, is due %v and ends %v", r.name, r.queued, r.due, r.ends)
+			}
 		}
 		for host, at := range e.hosts {
 			for f := range at {

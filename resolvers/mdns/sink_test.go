@@ -113,6 +113,11 @@ func follow(t testing.TB, cfg Config) *sinkRecord {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return followResolver(t, r)
+}
+
+func followResolver(t testing.TB, r *Resolver) *sinkRecord {
+	t.Helper()
 	s := &sinkRecord{}
 	testkit.Go(t, "Resolver.Run", func(ctx context.Context) error { return ended(r.Run(ctx, s)) })
 	return s
@@ -125,6 +130,11 @@ func announce(t testing.TB, cfg Config, apps ...resolvers.Registration) (stop fu
 	if err != nil {
 		t.Fatal(err)
 	}
+	return announceBy(t, r, apps...)
+}
+
+func announceBy(t testing.TB, r *Registrar, apps ...resolvers.Registration) (stop func()) {
+	t.Helper()
 	return testkit.Go(t, "Registrar.Run", func(ctx context.Context) error { return ended(r.Run(ctx, apps)) })
 }
 

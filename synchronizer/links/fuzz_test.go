@@ -20,6 +20,7 @@ import (
 type sceptic struct {
 	t    *testing.T
 	full bool
+	last catalog.Update
 }
 
 var _ resolvers.Sink = (*sceptic)(nil)
@@ -28,7 +29,7 @@ func (s *sceptic) Publish(u catalog.Update) {
 	if !s.full && !u.Full {
 		s.t.Error("the first update is not full")
 	}
-	s.full = true
+	s.full, s.last = true, u
 	s.text("reset", u.Reset)
 	s.text("revision", u.Revision)
 	for _, snap := range u.Snapshots {

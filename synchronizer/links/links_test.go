@@ -1,6 +1,7 @@
 package links
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -14,6 +15,7 @@ import (
 	catalogv1 "github.com/farcall/farcall/api/farcall/catalog/v1"
 	feedv1 "github.com/farcall/farcall/api/farcall/feed/v1"
 	"github.com/farcall/farcall/internal/catalog"
+	"github.com/farcall/farcall/internal/testkit"
 )
 
 // One of those who hear a link reports it; when it goes, another does, and nobody sees less
@@ -199,6 +201,15 @@ func TestContributionsOfOldTermsAreDropped(t *testing.T) {
 		a.take(&feedv1.ContributeRequest{Contribution: late})
 		w.wants("the late word", "x@m")
 		w.wantDropped(oldTerm, 3)
+
+		a.change(func() { a.links["m"].failure = "" })
+		pass(time.Second)
+		b.stop()
+		pass(time.Second)
+		late.Term = old // it reports again, and under another term
+		a.take(&feedv1.ContributeRequest{Contribution: late})
+		w.wants("the late word of the same agent", "x@m")
+		w.wantDropped(oldTerm, 4)
 	})
 }
 
@@ -553,5 +564,41 @@ func TestHeard(t *testing.T) {
 			t.Errorf("it has said so: %t %d", e, n)
 		}
 		a.stop()
+	})
+}
+
+// A Run that begins while the link cannot be read waits; the first thing it publishes is the
+// whole list, though what came was a part.
+func TestRunBeginsWithTheWholeList(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		x, err := w.c.Join(time.Now(), &feedv1.Contributor{Node: "n", Incarnation: "i"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		take := func(req *feedv1.ContributeRequest) {
+			t.Helper()
+			if err := x.Take(time.Now(), req); err != nil {
+				t.Fatal(err)
+			}
+		}
+		take(&feedv1.ContributeRequest{Standing: &feedv1.Standing{Links: []*feedv1.Link{{Name: "m", Complete: true, Age: durationpb.New(0)}}}})
+		part := func(full bool, service string) *feedv1.ContributeRequest {
+			return &feedv1.ContributeRequest{Contribution: &feedv1.Contribution{Link: "m", Term: 1, Full: full, Snapshots: []*feedv1.Snapshot{snapshot(service, []string{"x"})}}}
+		}
+		take(part(true, "cart"))
+		pass(5 * time.Second)
+		out := &sceptic{t: t}
+		stop := testkit.Go(t, "link", func(ctx context.Context) error { return w.c.links["m"].Run(ctx, out) })
+		synctest.Wait()
+		if out.full {
+			t.Error("it published what nobody had confirmed for 5 s")
+		}
+		take(part(false, "order"))
+		if n := len(out.last.Snapshots); !out.full || n != 2 {
+			t.Errorf("the first update has %d sources, want 2", n)
+		}
+		stop()
+		take(part(false, "late")) // to nobody
 	})
 }

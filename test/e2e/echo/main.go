@@ -1,4 +1,4 @@
-// Command echo is an application of the tests that runs on hosts of its own: an HTTP server that
+// Echo is an application of the tests that runs on hosts of its own: an HTTP server that
 // says who it is. It knows nothing of Farcall, and has no goroutines but the server's.
 package main
 

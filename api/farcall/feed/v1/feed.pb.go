@@ -389,8 +389,8 @@ type ContributeRequest struct {
 	// Who contributes: the first message of a stream only.
 	Contributor *Contributor `protobuf:"bytes,1,opt,name=contributor,proto3" json:"contributor,omitempty"`
 	// How the agent stands with each of its links, all of them: those that are not named any more
-	// are not heard any more. Sent at first, at every change of them, and every second. An agent
-	// without registries sends none.
+	// are not heard any more. Sent at first, at every change of them, and every second; it is
+	// empty where the agent has no registry.
 	Standing      *Standing     `protobuf:"bytes,2,opt,name=standing,proto3" json:"standing,omitempty"`
 	Contribution  *Contribution `protobuf:"bytes,3,opt,name=contribution,proto3" json:"contribution,omitempty"`
 	unknownFields protoimpl.UnknownFields

@@ -1,0 +1,140 @@
+package kubernetes
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
+
+	"github.com/farcall/farcall/internal/testkit"
+)
+
+// followed is a following of two tables without an API server.
+func followed(rec *record) (f *following, services, slices *table) {
+	services, slices = &table{resource: "services"}, &table{resource: "endpointslices"}
+	c := &connection{tables: []*table{services, slices}, home: &table{resource: "services", namespace: "default"}}
+	f = &following{
+		Resolver: &Resolver{log: testkit.Quiet()}, out: rec, l: newLedger(rule{}), c: c, open: map[*table]bool{},
+		watchers: []*watcher{{t: services}, {t: slices}},
+	}
+	f.seen.replace(map[*table]string{services: "100", slices: "100"}, "")
+	return f, services, slices
+}
+
+func event(t *table, what watch.EventType, o runtime.Object) news {
+	return news{table: t, event: &watch.Event{Type: what, Object: o}}
+}
+
+func TestConfirmTakesEveryWatchAndAProbe(t *testing.T) {
+	rec := &record{}
+	f, services, slices := followed(rec)
+	good := func(t *table) news { return news{table: t, probe: &probe{revision: "200", floor: "100"}} }
+	for _, step := range []struct {
+		what     string
+		n        news
+		confirms int // in all
+		again    bool
+	}{
+		{"one watch is open", news{table: services, opened: true}, 0, false},
+		{"a probe, but one watch is missing", good(services), 0, false},
+		{"the other watch opens", news{table: slices, opened: true}, 1, false},
+		{"nothing was asked since", event(services, watch.Bookmark, svc("x")), 1, false},
+		{"a probe", good(slices), 2, false},
+		{"a watch ends as it should", news{table: services, ended: &ended{}}, 2, false},
+		{"a probe while it is not open", good(services), 2, false},
+		{"it is open again", news{table: services, opened: true}, 3, false},
+		{"a probe is refused", news{table: services, probe: &probe{err: apierrors.NewServiceUnavailable("x")}}, 3, false},
+		{"the next is not", good(services), 4, false},
+		{"a probe without an answer", news{table: services, probe: &probe{err: errors.New("no answer")}}, 4, false},
+		{"the next tells which cluster it is", news{table: f.c.home, probe: &probe{revision: "200", floor: "100"}}, 4, false},
+		{"a probe, but the watches are to be opened anew", good(services), 4, false},
+		{"one is", news{table: services, opened: true}, 4, false},
+		{"and the other", news{table: slices, opened: true}, 5, false},
+		{"an answer from the past", news{table: services, probe: &probe{revision: "99", floor: "100"}}, 5, true},
+	} {
+		again, err := f.hear(step.n, make(chan news))
+		if _, confirms, _ := rec.all(); len(confirms) != step.confirms || again != step.again || err != nil {
+			t.Fatalf("%s: %d confirmations, again %v, %v; want %d, %v", step.what, len(confirms), again, err, step.confirms, step.again)
+		}
+	}
+	if _, _, failures := rec.all(); len(failures) != 2 {
+		t.Errorf("failures %v, want those of two probes", failures)
+	}
+	if !strings.Contains(f.reset, "went backwards, from 100 to 99") {
+		t.Errorf("the reset is %q", f.reset)
+	}
+}
+
+func TestWhatWaitsIsPublishedTogether(t *testing.T) {
+	rec := &record{}
+	f, services, table := followed(rec)
+	f.l.take(svc("cart"))
+	f.l.take(slc("cart", "cart-1", "a@10.0.0.1"))
+	f.l.changes()
+	feed := make(chan news, 10)
+	feed <- event(table, watch.Modified, slc("cart", "cart-1"))
+	feed <- event(table, watch.Added, slc("cart", "cart-2", "a@10.0.0.1"))
+	feed <- event(services, watch.Added, svc("order"))
+	if again, err := f.hear(event(services, watch.Added, svc("pay")), feed); again || err != nil {
+		t.Fatal(again, err)
+	}
+	updates, _, _ := rec.all()
+	if len(updates) != 2 || updates[0].Explicit || !updates[1].Explicit || updates[0].Full || updates[1].Full {
+		t.Fatalf("updates %+v, want the additions and then the removal", updates)
+	}
+	var sources []string
+	for _, u := range updates {
+		for _, s := range u.Snapshots {
+			sources = append(sources, s.Source)
+		}
+	}
+	if want := []string{"endpointslice/shop/cart-2", "service/shop/order", "service/shop/pay", "endpointslice/shop/cart-1"}; !slices.Equal(sources, want) {
+		t.Errorf("sources %v, want %v", sources, want)
+	}
+}
+
+func TestWhenAllIsReadAgain(t *testing.T) {
+	home := func(uid types.UID) *corev1.Service {
+		return &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "kubernetes", ResourceVersion: "101", UID: uid}}
+	}
+	for _, tt := range []struct {
+		what  string
+		news  func(services *table) []news
+		again bool
+		err   bool
+		reset string
+	}{
+		{"a watch has expired", func(t *table) []news {
+			return []news{{table: t, ended: &ended{apierrors.NewResourceExpired("too old")}}}
+		}, true, false, ""},
+		{"the credentials are refused", func(t *table) []news {
+			return []news{{table: t, ended: &ended{apierrors.NewUnauthorized("x")}}}
+		}, true, true, ""},
+		{"another error is waited out", func(t *table) []news {
+			return []news{{table: t, ended: &ended{errors.New("x")}}}
+		}, false, false, ""},
+		{"another cluster", func(t *table) []news {
+			return []news{event(t, watch.Modified, home("1")), event(t, watch.Added, home("2"))}
+		}, true, false, "another cluster answers"},
+		{"the Service of the API server is made anew", func(t *table) []news {
+			return []news{event(t, watch.Modified, home("1")), event(t, watch.Deleted, home("1")), event(t, watch.Added, home("2"))}
+		}, false, false, ""},
+	} {
+		f, services, _ := followed(&record{})
+		var again bool
+		var err error
+		for _, n := range tt.news(services) {
+			again, err = f.hear(n, make(chan news))
+		}
+		if again != tt.again || (err != nil) != tt.err || (tt.reset == "") != (f.reset == "") || !strings.Contains(f.reset, tt.reset) {
+			t.Errorf("%s: again %v, error %v, reset %q", tt.what, again, err, f.reset)
+		}
+	}
+}
