@@ -26,9 +26,10 @@ type apps struct {
 	cluster string
 	agents  func() []*catalogv1.Agent // every cluster's records; a record that did not change is the same pointer
 	changed func() <-chan struct{}    // closed at the next change of a record
-	// heard says whether an agent ever told which links it has, and how many are connected.
-	// Before one has, there may be services that nobody here knows of.
-	heard func() (ever bool, connected int)
+	// heard is closed when the first agent has told which links it has. Before that, there may be
+	// services that nobody here knows of.
+	heard     func() <-chan struct{}
+	connected func() int // agents that contribute now
 }
 
 var _ resolvers.Resolver = (*apps)(nil)
@@ -38,12 +39,15 @@ func (a *apps) Run(ctx context.Context, out resolvers.Sink) error {
 	tick := time.NewTicker(appsEvery)
 	defer tick.Stop()
 	r := appsReader{apps: a, out: out, began: time.Now()}
+	first := a.heard()
 	for {
 		changed := a.changed()
 		r.look(time.Now())
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
+		case <-first:
+			first, r.ever = nil, true
 		case <-changed:
 		case <-tick.C:
 			r.due = true
@@ -56,6 +60,7 @@ type appsReader struct {
 	*apps
 	out   resolvers.Sink
 	began time.Time
+	ever  bool                        // an agent has told which links it has
 	due   bool                        // a second has passed
 	have  map[string]*catalogv1.Agent // by node, as published; nil before the first time
 }
@@ -65,13 +70,12 @@ type appsReader struct {
 func (r *appsReader) look(now time.Time) {
 	due := r.due
 	r.due = false
-	ever, connected := r.heard()
 	switch {
-	case ever && r.publish():
-	case !due || !ever && now.Sub(r.began) <= appsPatience:
-	case connected == 0:
+	case r.ever && r.publish():
+	case !due || !r.ever && now.Sub(r.began) <= appsPatience:
+	case r.connected() == 0:
 		r.out.Failed(fmt.Errorf("no agent of cluster %q is connected to this synchronizer: its agents need it among their `synchronizers`", r.cluster))
-	case ever:
+	case r.ever:
 		r.out.Confirm()
 	}
 }

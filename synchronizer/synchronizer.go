@@ -130,7 +130,8 @@ func (s *Synchronizer) addCluster(c Cluster, deps intake.Deps, lm *links.Metrics
 		c.Intake.Open = true
 		c.Intake.Registries = []intake.Registry{{Name: links.Apps, Resolver: &apps{
 			cluster: name, agents: s.mirror.Agents, changed: s.hub.agentsChanged,
-			heard: func() (bool, int) { return s.links[name].Heard() },
+			heard:     func() <-chan struct{} { return s.links[name].Heard() },
+			connected: func() int { return s.links[name].Contributors() },
 		}}}
 	}
 	in, err := intake.New(c.Intake, deps)

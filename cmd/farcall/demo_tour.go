@@ -31,7 +31,7 @@ func (d *demoWorld) tour(ctx context.Context) error {
 	}
 	d.say("Farcall demo: the service cart in three clusters of one node each.")
 	for _, c := range d.clusters {
-		d.say("  %s: %d instances, listed by %s", c.name, len(c.apps), c.registry)
+		d.say("  %-5s instances: %d, listed by %s", c.name, len(c.apps), c.registry)
 	}
 	d.say("Up after %s; an application in east calls cart.", time.Since(began).Round(time.Millisecond))
 	all := []expectation{

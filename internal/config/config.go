@@ -231,7 +231,9 @@ type Kubernetes struct {
 type MDNS struct {
 	// Interfaces are the names of the network interfaces; empty: all that can multicast.
 	Interfaces []string `yaml:"interfaces,omitempty"`
-	Scope      `yaml:",inline"`
+	// TTL is how long others believe an agent's announcements without hearing them again.
+	TTL   time.Duration `yaml:"ttl" default:"120s"`
+	Scope `yaml:",inline"`
 }
 
 // File is a file of services to read.

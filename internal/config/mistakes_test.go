@@ -115,7 +115,7 @@ var mistakes = []struct {
 - name: c
   resolvers:
   - kubernetes: {context: x, watchNamespaces: [a, A, a], exportNamespaces: ["["], link: x}
-  - mdns: {interfaces: [eth0, "", "a/b", eth0]}
+  - mdns: {interfaces: [eth0, "", "a/b", eth0], ttl: 1s}
   - {mdns: {}, dns: {}}
 `,
 		want: []string{
@@ -126,6 +126,7 @@ var mistakes = []struct {
 			`farcall.yaml:7: clusters[2].resolvers[0].kubernetes.watchNamespaces[2]: a is listed twice`,
 			`farcall.yaml:7: clusters[2].resolvers[0].kubernetes.exportNamespaces[0]: "[" is not a pattern: want a service name with * and ? for what is left open`,
 			`farcall.yaml:7: clusters[2].resolvers[0].kubernetes.link: is for the agents of a cluster that is read via its agents; a synchronizer reads this registry itself`,
+			`farcall.yaml:8: clusters[2].resolvers[1].mdns.ttl: 1s is not in 5s to 120s`,
 			`farcall.yaml:8: clusters[2].resolvers[1].mdns.interfaces[1]: "" is not the name of a network interface, such as eth0`,
 			`farcall.yaml:8: clusters[2].resolvers[1].mdns.interfaces[2]: "a/b" is not the name of a network interface, such as eth0`,
 			`farcall.yaml:8: clusters[2].resolvers[1].mdns.interfaces[3]: eth0 is listed twice`,

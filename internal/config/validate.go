@@ -7,6 +7,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/farcall/farcall/internal/catalog"
 	"github.com/farcall/farcall/internal/nearest"
@@ -240,7 +241,7 @@ func (v *validator) resolvers(at string, list []Resolver) {
 		case r.Kubernetes != nil:
 			v.kubernetes(at, r.Kubernetes)
 		case r.MDNS != nil:
-			v.interfaces(at+".interfaces", r.MDNS.Interfaces)
+			v.mdns(at, r.MDNS)
 		}
 		v.scope(at, blocks[r.Kind()])
 	}
@@ -271,14 +272,17 @@ func (v *validator) kubernetes(at string, k *Kubernetes) {
 	v.patterns(at+".exportNamespaces", k.ExportNamespaces)
 }
 
-func (v *validator) interfaces(at string, names []string) {
-	for i, name := range names {
-		at := fmt.Sprintf("%s[%d]", at, i)
+func (v *validator) mdns(at string, m *MDNS) {
+	if m.TTL < 5*time.Second || m.TTL > 2*time.Minute {
+		v.errorf(at+".ttl", "%s is not in 5s to 120s", m.TTL)
+	}
+	for i, name := range m.Interfaces {
+		at := fmt.Sprintf("%s.interfaces[%d]", at, i)
 		switch {
 		// The kernel's bounds: IFNAMSIZ, and dev_valid_name.
 		case name == "" || len(name) > 15 || strings.ContainsAny(name, "/: \t\n"):
 			v.errorf(at, "%q is not the name of a network interface, such as eth0", name)
-		case slices.Index(names, name) < i:
+		case slices.Index(m.Interfaces, name) < i:
 			v.errorf(at, "%s is listed twice", name)
 		}
 	}

@@ -107,6 +107,7 @@ var keepers = []struct {
 	{prefix: "k8s.io/", folders: []string{"resolvers/kubernetes", "test/e2e"}, inTests: true},
 	// The demo serves one cluster's registry itself.
 	{prefix: "github.com/miekg/dns", folders: []string{"resolvers/dns", "resolvers/mdns", "internal/testkit", "cmd/farcall"}, inTests: true},
+	{prefix: "golang.org/x/net/ipv", folders: []string{"resolvers/mdns"}},
 	{prefix: "github.com/spf13/", folders: []string{"cmd/..."}, inTests: true},
 	{prefix: "go.yaml.in/yaml/", folders: []string{"internal/config", "resolvers/file", "cmd/farcall/..."}},
 	{prefix: "github.com/klauspost/compress/", folders: []string{"internal/keys"}, inTests: true},

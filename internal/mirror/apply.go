@@ -175,12 +175,13 @@ func (m *Mirror) applyMeta(k keys.Key, e *feedv1.Entry, ch *Changes) {
 	c.meta = &v
 }
 
-// forReaders is a meta without what is for people only and moves while nothing else does.
+// forReaders is a meta without what is for people only and moves while nothing else does: a
+// revision with every read, a reporter with every hand-over, an error with every try.
 func forReaders(meta *storev1.ClusterMeta) *storev1.ClusterMeta {
 	meta = proto.CloneOf(meta)
 	meta.Seq = 0
 	for _, r := range meta.GetRegistries() {
-		r.Revision, r.LastSuccess = "", nil
+		r.Revision, r.LastSuccess, r.Reporter, r.LastError = "", nil, "", ""
 	}
 	return meta
 }

@@ -23,6 +23,8 @@ func TestOnlyWhatReadersDecideByIsAChange(t *testing.T) {
 		"nothing":               {func(*storev1.ClusterMeta) {}, false},
 		"a revision":            {func(m *storev1.ClusterMeta) { registry(m).Revision = "43" }, false},
 		"the last success":      {func(m *storev1.ClusterMeta) { registry(m).LastSuccess = timestamppb.New(start) }, false},
+		"a hand-over":           {func(m *storev1.ClusterMeta) { registry(m).Reporter = "node-2" }, false},
+		"an error's words":      {func(m *storev1.ClusterMeta) { registry(m).LastError = "refused" }, false},
 		"state":                 {func(m *storev1.ClusterMeta) { registry(m).State = storev1.RegistryStatus_FAILED }, true},
 		"state and revision":    {func(m *storev1.ClusterMeta) { registry(m).State, registry(m).Revision = 2, "43" }, true},
 		"held":                  {func(m *storev1.ClusterMeta) { registry(m).Held = 3 }, true},

@@ -25,11 +25,14 @@ type slot struct {
 	size int
 }
 
+func byIdentity(a, b slot) int { return cmp.Compare(a.inst.Instance, b.inst.Instance) }
+
 // slice is one value of a service: some of its instances, in identity order. It is immutable
 // once it is part of a layout.
 type slice struct {
 	index uint32
 	slots []slot
+	bytes int    // of all slots
 	epoch uint64 // of the stored value
 	// dirty says that the stored value must not stay as it is even if the instances do: it
 	// could not be read, or readers would refuse its epoch.
@@ -59,8 +62,7 @@ const (
 type draft struct {
 	slice
 	was     []slot // as stored
-	bytes   int
-	stored  bool // it has a key
+	stored  bool   // it has a key
 	changed bool
 	removes bool
 	moved   bool     // gave instances to others because it was too large
@@ -76,19 +78,19 @@ type planner struct {
 }
 
 // plan gives the changes, in the order in which they must be written, that turn the layout
-// have (by index) into one that holds exactly want (in identity order; of two with one identity
-// the last counts). Nothing wanted leaves one empty slice 0: confirmed empty.
+// have (by index) into one that holds exactly what is wanted (in identity order; of two with one
+// identity the last counts). Nothing wanted leaves one empty slice 0: confirmed empty.
 //
 // An instance stays in its slice; new ones go to the first slice with room; slices that are
 // not concerned are not written. A slice that lost instances is merged with another where
 // both together are at most half full, so that they do not part again at the next instance.
-func plan(have []slice, want []*catalog.Instance, lim limits) []change {
+func plan(have []slice, want delta, lim limits) []change {
 	p := &planner{lim: lim}
 	p.keep(have, want)
 	p.shed()
 	p.place()
 	p.merge()
-	p.retire(len(want) == 0)
+	p.retire(len(want.Instances) == 0)
 	return p.changes()
 }
 
@@ -101,35 +103,43 @@ func drop(have []slice) []change {
 	return out
 }
 
-// keep leaves every wanted instance that has a slice in it, the first one where it is in two.
-func (p *planner) keep(have []slice, want []*catalog.Instance) {
-	missing := make(map[string]*catalog.Instance, len(want))
-	for _, w := range want {
-		missing[w.Instance] = w
-	}
-	for _, s := range have {
-		d := &draft{
-			slice: slice{index: s.index, slots: make([]slot, 0, len(s.slots)), dirty: s.dirty},
-			was:   s.slots, stored: true, changed: s.dirty,
+// keep leaves every wanted instance that has a slice in it, the first one where it is in two. It
+// looks into a slice only where something of it may have changed.
+func (p *planner) keep(have []slice, want delta) {
+	drafts := make([]draft, len(have))
+	p.drafts = make([]*draft, len(have))
+	changed := want.changed()
+	for n, s := range have {
+		d := &drafts[n]
+		p.drafts[n] = d
+		*d = draft{slice: slice{index: s.index, dirty: s.dirty}, was: s.slots, stored: true, changed: s.dirty}
+		if want.known && !s.dirty && !s.holdsAny(want.gone) {
+			// Clipped: what is added to the draft goes into a copy.
+			d.slots, d.bytes = slices.Clip(s.slots), s.bytes
+			continue
 		}
+		d.slots = make([]slot, 0, len(s.slots))
 		for _, old := range s.slots {
-			w, ok := missing[old.inst.Instance]
-			if !ok {
+			w, ok := changed[old.inst.Instance]
+			switch {
+			case !ok && want.known:
+				d.add(old)
+				continue
+			case w == nil:
 				d.changed, d.removes = true, true
 				continue
 			}
-			delete(missing, old.inst.Instance)
+			delete(changed, old.inst.Instance)
 			if old.inst != w && !old.inst.Equal(w) {
 				old = newSlot(w)
 				d.changed = true
 			}
 			d.add(old)
 		}
-		p.drafts = append(p.drafts, d)
 	}
-	for _, w := range want {
-		if missing[w.Instance] == w {
-			delete(missing, w.Instance)
+	for _, w := range want.come {
+		if changed[w.Instance] == w {
+			delete(changed, w.Instance)
 			p.loose = append(p.loose, newSlot(w))
 		}
 	}
@@ -225,11 +235,12 @@ func (p *planner) changes() []change {
 			out = append(out, change{rank: rankDelete, deletes: []uint32{d.index}})
 		case d.dead || !d.changed:
 		default:
-			slices.SortFunc(d.slots, func(a, b slot) int { return cmp.Compare(a.inst.Instance, b.inst.Instance) })
+			slices.SortFunc(d.slots, byIdentity)
 			if d.asStored() {
 				continue
 			}
-			out = append(out, change{rank: d.rank(), puts: []slice{{index: d.index, slots: d.slots}}, deletes: d.merged})
+			put := slice{index: d.index, slots: d.slots, bytes: d.bytes}
+			out = append(out, change{rank: d.rank(), puts: []slice{put}, deletes: d.merged})
 		}
 	}
 	slices.SortStableFunc(out, func(a, b change) int { return cmp.Compare(a.rank, b.rank) })
@@ -253,9 +264,10 @@ func (d *draft) rank() rank {
 	return rankAdd
 }
 
-func (d *draft) add(s slot) {
-	d.slots = append(d.slots, s)
-	d.bytes += s.size
+// add puts a slot at the end of a slice that is not part of a layout yet.
+func (s *slice) add(sl slot) {
+	s.slots = append(s.slots, sl)
+	s.bytes += sl.size
 }
 
 // apply gives the layout after a change was written.

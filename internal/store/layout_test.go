@@ -3,6 +3,7 @@ package store
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -39,6 +40,14 @@ func list(ids string) []*catalog.Instance {
 	return out
 }
 
+func newSlice(index uint32, slots ...slot) slice {
+	s := slice{index: index}
+	for _, sl := range slots {
+		s.add(sl)
+	}
+	return s
+}
+
 // layout reads "0: a b | 2: c! | 3!:" as slices; an exclamation mark makes a slice dirty.
 func layout(s string) []slice {
 	var out []slice
@@ -51,7 +60,7 @@ func layout(s string) []slice {
 		sl.dirty = strings.HasSuffix(index, "!")
 		_, _ = fmt.Sscan(strings.TrimSuffix(index, "!"), &sl.index)
 		for _, i := range list(ids) {
-			sl.slots = append(sl.slots, newSlot(i))
+			sl.add(newSlot(i))
 		}
 		out = append(out, sl)
 	}
@@ -124,7 +133,7 @@ func TestPlan(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			lim := cmp.Or(tt.lim, limits{instances: 4, bytes: 1 << 20})
-			if got := show(plan(layout(tt.have), list(tt.want), lim)); got != tt.out {
+			if got := show(plan(layout(tt.have), differ(nil, List{Instances: list(tt.want)}), lim)); got != tt.out {
 				t.Errorf("got  %q\nwant %q", got, tt.out)
 			}
 		})
@@ -137,13 +146,19 @@ func TestDropDeletesEverySlice(t *testing.T) {
 	}
 }
 
-// checkPlan makes a plan and holds it against everything a plan promises.
-func checkPlan(t *testing.T, have []slice, want []*catalog.Instance, lim limits) []slice {
+// checkPlan makes a plan and holds it against everything a plan promises, and against the plan
+// that is made where it is known that the layout holds the list before; nil where it may not.
+func checkPlan(t *testing.T, have []slice, before, want []*catalog.Instance, lim limits) []slice {
 	t.Helper()
-	before := show([]change{{puts: have}})
-	changes := plan(have, want, lim)
-	if now := show([]change{{puts: have}}); now != before {
-		t.Fatalf("the plan changed what it was given: %s became %s", before, now)
+	was := show([]change{{puts: have}})
+	all := differ(nil, List{Instances: want})
+	changes := plan(have, all, lim)
+	short := plan(have, differ(before, List{Instances: want}), lim)
+	if now := show([]change{{puts: have}}); now != was {
+		t.Fatalf("the plan changed what it was given: %s became %s", was, now)
+	}
+	if got, want := show(short), show(changes); got != want {
+		t.Fatalf("by what differs from the list before, the plan for\n%s\nis  %s\nnot %s", was, got, want)
 	}
 	wanted, had := map[string]*catalog.Instance{}, map[string]bool{}
 	for _, w := range want {
@@ -166,7 +181,7 @@ func checkPlan(t *testing.T, have []slice, want []*catalog.Instance, lim limits)
 		t.Fatalf("ranks %v are not in order", ranks)
 	}
 	checkExact(t, now, wanted, lim)
-	if again := plan(now, want, lim); len(again) != 0 {
+	if again := plan(now, all, lim); len(again) != 0 {
 		t.Fatalf("a second plan is not empty: %s", show(again))
 	}
 	return now
@@ -225,6 +240,9 @@ func checkExact(t *testing.T, now []slice, wanted map[string]*catalog.Instance, 
 		if len(s.slots) > lim.instances {
 			t.Fatalf("slice %d has %d instances", s.index, len(s.slots))
 		}
+		if sum := newSlice(s.index, s.slots...); s.bytes != sum.bytes {
+			t.Fatalf("slice %d is said to have %d bytes, and has %d", s.index, s.bytes, sum.bytes)
+		}
 		for i, sl := range s.slots {
 			id := sl.inst.Instance
 			if at, twice := in[id]; twice {
@@ -248,8 +266,13 @@ func TestPlansOverALongLife(t *testing.T) {
 	for seed := range uint64(20) {
 		r := rand.New(rand.NewPCG(seed, 1))
 		lim := limits{instances: 1 + r.IntN(12), bytes: 100 + r.IntN(1000)}
-		alive := map[string]int{}
+		alive := map[string]*catalog.Instance{}
+		put := func(port int) {
+			id := fmt.Sprintf("i%d", r.IntN(200))
+			alive[id] = instance(id, port)
+		}
 		var now []slice
+		var before []*catalog.Instance
 		for range 200 {
 			switch r.IntN(10) {
 			case 0: // a mass removal
@@ -260,23 +283,23 @@ func TestPlansOverALongLife(t *testing.T) {
 				}
 			case 1, 2: // a scale-up
 				for range r.IntN(40) {
-					alive[fmt.Sprintf("i%d", r.IntN(200))] = 1
+					put(1)
 				}
 			case 3: // another version somewhere
-				for id := range alive {
-					alive[id] = 1 + r.IntN(60000)
-					break
+				put(1 + r.IntN(60000))
+			case 4: // everybody anew, most as they were
+				for id, i := range alive {
+					alive[id] = instance(id, i.Port)
 				}
+				put(2)
 			default: // one comes, one goes
-				alive[fmt.Sprintf("i%d", r.IntN(200))] = 1
+				put(1)
 				delete(alive, fmt.Sprintf("i%d", r.IntN(200)))
 			}
-			var want []*catalog.Instance
-			for id, port := range alive {
-				want = append(want, instance(id, port))
-			}
+			want := slices.Collect(maps.Values(alive))
 			catalog.SortInstances(want)
-			now = checkPlan(t, now, want, lim)
+			now = checkPlan(t, now, before, want, lim)
+			before = want
 		}
 	}
 }
@@ -306,7 +329,9 @@ func FuzzPlan(f *testing.F) {
 		var have []slice
 		for index, slots := range stored {
 			slices.SortFunc(slots, func(a, b slot) int { return a.inst.ID.Compare(b.inst.ID) })
-			have = append(have, slice{index: index, slots: slots, dirty: index == 3})
+			s := newSlice(index, slots...)
+			s.dirty = index == 3
+			have = append(have, s)
 		}
 		slices.SortFunc(have, func(a, b slice) int { return cmp.Compare(a.index, b.index) })
 		var want []*catalog.Instance
@@ -314,6 +339,6 @@ func FuzzPlan(f *testing.F) {
 			want = append(want, w)
 		}
 		catalog.SortInstances(want)
-		checkPlan(t, have, want, lim)
+		checkPlan(t, have, nil, want, lim)
 	})
 }

@@ -41,13 +41,18 @@ type List struct {
 // Instances that cannot be written, because they are another cluster's, or too large, or not
 // text, are left out, counted and logged: they must not keep the others from being written.
 //
-// What is in lists must not be changed afterwards.
+// What is in lists must not be changed afterwards, neither an instance nor a slice of them: what has
+// the same pointer as in the publish before is taken to be the same, and costs next to nothing.
 func (t *Term) Publish(ctx context.Context, lists map[catalog.Name]List, full bool) error {
-	lists = t.sift(lists)
 	err := t.retry(ctx, func(ctx context.Context) error {
-		if err := t.write(ctx, t.plan(lists, full)); err != nil {
+		var changes map[catalog.Name]delta
+		// What is left out is left out of a second attempt's lists too, and so counted once.
+		lists, changes = t.sift(lists)
+		if err := t.write(ctx, t.plan(changes, full)); err != nil {
+			clear(t.lists) // a part of it may be written
 			return err
 		}
+		t.remember(changes, full)
 		if full && t.synced != t.Epoch() {
 			return t.putSynced(ctx)
 		}
@@ -59,9 +64,11 @@ func (t *Term) Publish(ctx context.Context, lists map[catalog.Name]List, full bo
 	return nil
 }
 
-// sift leaves out what cannot be written. It copies only the lists in which there is any.
-func (t *Term) sift(lists map[catalog.Name]List) map[catalog.Name]List {
+// sift leaves out what cannot be written, and gives what is left and how it differs from what is
+// stored. It copies only the lists in which something is left out.
+func (t *Term) sift(lists map[catalog.Name]List) (map[catalog.Name]List, map[catalog.Name]delta) {
 	out := make(map[catalog.Name]List, len(lists))
+	changes := make(map[catalog.Name]delta, len(lists))
 	for name, l := range lists {
 		if err := name.Check(); err != nil {
 			t.store.metrics.refused.Add(float64(len(l.Instances)))
@@ -69,16 +76,34 @@ func (t *Term) sift(lists map[catalog.Name]List) map[catalog.Name]List {
 			continue
 		}
 		refused := func(i *catalog.Instance) bool { return t.writable(name, i) != nil }
-		if at := slices.IndexFunc(l.Instances, refused); at >= 0 {
-			first, n := l.Instances[at], len(l.Instances)
-			l.Instances = slices.DeleteFunc(slices.Clone(l.Instances), refused)
-			t.store.metrics.refused.Add(float64(n - len(l.Instances)))
+		d := differ(t.lists[name], l)
+		// Only what is new: the rest was written before.
+		if at := slices.IndexFunc(d.come, refused); at >= 0 {
+			first, n := d.come[at], len(d.come)
+			d.come = slices.DeleteFunc(d.come, refused)
+			d.Instances = slices.DeleteFunc(slices.Clone(d.Instances), refused)
+			t.store.metrics.refused.Add(float64(n - len(d.come)))
 			t.store.log.Warn("instances cannot be written and are left out", "cluster", t.cluster, "service", name,
-				"count", n-len(l.Instances), "first", first.Instance, "error", t.writable(name, first))
+				"count", n-len(d.come), "first", first.Instance, "error", t.writable(name, first))
 		}
-		out[name] = l
+		out[name], changes[name] = d.List, d
 	}
-	return out
+	return out, changes
+}
+
+// remember keeps what was written, for the next publish to compare with. A list in which an identity
+// could stand twice is not kept: of what one of the two leaves behind, a comparison tells nothing.
+func (t *Term) remember(changes map[catalog.Name]delta, full bool) {
+	if full {
+		clear(t.lists)
+	}
+	for name, d := range changes {
+		if d.Gone || !d.ordered {
+			delete(t.lists, name)
+		} else {
+			t.lists[name] = d.Instances
+		}
+	}
 }
 
 // writable says why a value with this instance would not be accepted, or nil.
@@ -109,24 +134,24 @@ type step struct {
 	change
 }
 
-// plan gives what must be written to come from what is stored to lists, in order.
-func (t *Term) plan(lists map[catalog.Name]List, full bool) []step {
+// plan gives, in order, what must be written so that the changes are made.
+func (t *Term) plan(services map[catalog.Name]delta, full bool) []step {
 	var steps []step
 	add := func(name catalog.Name, changes []change) {
 		for _, c := range changes {
 			steps = append(steps, step{name: name, change: c})
 		}
 	}
-	for name, l := range lists {
-		if l.Gone {
+	for name, d := range services {
+		if d.Gone {
 			add(name, drop(t.services[name]))
 		} else {
-			add(name, plan(t.services[name], l.Instances, sliceLimits))
+			add(name, plan(t.services[name], d, sliceLimits))
 		}
 	}
 	if full {
 		for name, have := range t.services {
-			if _, ok := lists[name]; !ok {
+			if _, ok := services[name]; !ok {
 				add(name, drop(have))
 			}
 		}

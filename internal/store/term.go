@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -48,10 +49,13 @@ type Term struct {
 	rewrite  bool // values of older epochs must be written again
 	seq      uint64
 	services map[catalog.Name][]slice
-	meta     *storev1.ClusterMeta // as stored; nil where there is none to be kept
-	synced   uint64               // the epoch of the stored marker
-	seen     uint64               // the highest epoch among all that was loaded
-	warned   bool                 // corrupt values were logged
+	// lists are what was published last: services hold exactly that. None of a service that is not
+	// known so well.
+	lists  map[catalog.Name][]*catalog.Instance
+	meta   *storev1.ClusterMeta // as stored; nil where there is none to be kept
+	synced uint64               // the epoch of the stored marker
+	seen   uint64               // the highest epoch among all that was loaded
+	warned bool                 // corrupt values were logged
 }
 
 func newTerm(ctx context.Context, s *session, cluster string, fence int64) *Term {
@@ -301,6 +305,7 @@ func (t *Term) count(err error) {
 // they belong to.
 func (t *Term) load(ctx context.Context, rev int64) error {
 	t.services = map[catalog.Name][]slice{}
+	t.lists = map[catalog.Name][]*catalog.Instance{}
 	t.meta, t.synced = nil, 0
 	corrupt := 0
 	err := t.store.scan(ctx, t.store.schema.Cluster(t.cluster), rev, func(kvs []*mvccpb.KeyValue) {
@@ -367,8 +372,9 @@ func (t *Term) loadSlice(k keys.Key, value []byte) (slice, bool) {
 		if i.Cluster != k.Cluster || i.Name != k.Name {
 			return slice{index: k.Slice, dirty: true}, false
 		}
-		s.slots = append(s.slots, slot{inst: i, size: proto.Size(p) + 4})
+		s.add(slot{inst: i, size: proto.Size(p) + 4})
 	}
+	slices.SortStableFunc(s.slots, byIdentity)
 	return s, true
 }
 

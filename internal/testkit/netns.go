@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -50,7 +51,10 @@ func Inside(t *testing.T) bool {
 	cmd := exec.CommandContext(ctx, os.Args[0], "-test.run=^"+name+"$", "-test.v",
 		"-test.timeout="+time.Until(deadline).Round(time.Second).String())
 	cmd.Env = append(os.Environ(), insideEnv+"="+name)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Setpgid: true}
+	// The parent-death signal comes when the thread that started the process ends.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	out, in := io.Pipe()
 	cmd.Stdout, cmd.Stderr = in, in
@@ -263,13 +267,12 @@ func (h *Host) Restore() {
 	h.n.plug(h, pid)
 }
 
-// Command prepares a program to be run on the host. Its path is looked up here.
+// Command prepares a program to be run on the host, one that ends soon: what goes on running is
+// for Daemon.
 func (h *Host) Command(name string, args ...string) *exec.Cmd {
 	h.n.t.Helper()
 	path, all := h.wrap(name, args)
-	cmd := exec.Command(path, all...)
-	cmd.SysProcAttr = childAttr()
-	return cmd
+	return exec.Command(path, all...)
 }
 
 // Daemon prepares one of our own programs to be started on the host, as NewDaemon does.

@@ -39,6 +39,35 @@ type endpoint struct {
 // key tells endpoints of one slice apart.
 func (e endpoint) key() string { return cmp.Or(e.target, e.address) }
 
+// id is the instance's: the target, else the address with the first port that is not 0.
+func (e endpoint) id(app, relay int) string {
+	if e.target != "" {
+		return e.target
+	}
+	return hostPort(e.address, cmp.Or(app, relay))
+}
+
+// relay is where CallLocal is served; empty where port is 0.
+func (e endpoint) relay(port int) string {
+	if port == 0 {
+		return ""
+	}
+	return hostPort(e.address, port)
+}
+
+// numbered reports whether the ids of some endpoints hold a port.
+func (s *endpointSlice) numbered() bool {
+	return slices.ContainsFunc(s.endpoints, func(e endpoint) bool { return e.target == "" })
+}
+
+// has reports whether an endpoint has one of these keys.
+func (s *endpointSlice) has(keys map[string]struct{}) bool {
+	return slices.ContainsFunc(s.endpoints, func(e endpoint) bool {
+		_, ok := keys[e.key()]
+		return ok
+	})
+}
+
 // readSlice takes from an EndpointSlice what counts.
 func readSlice(s *discoveryv1.EndpointSlice) *endpointSlice {
 	out := &endpointSlice{
@@ -120,7 +149,7 @@ func (s *service) instances(from *endpointSlice, places map[string]place) (list 
 		}
 		at := places[e.node]
 		in := &catalog.Instance{
-			ID:       catalog.ID{Name: s.name, Instance: e.target},
+			ID:       catalog.ID{Name: s.name, Instance: e.id(app, relay)},
 			Node:     e.node,
 			Locality: catalog.Locality{Region: at.region, Zone: cmp.Or(e.zone, at.zone)},
 			Address:  e.address,
@@ -128,12 +157,7 @@ func (s *service) instances(from *endpointSlice, places map[string]place) (list 
 			Weight:   1,
 			Health:   e.health,
 			Revision: from.revision,
-		}
-		if relay != 0 {
-			in.Relay = hostPort(e.address, relay)
-		}
-		if in.Instance == "" {
-			in.Instance = hostPort(e.address, cmp.Or(app, relay))
+			Relay:    e.relay(relay),
 		}
 		list = append(list, in)
 	}
@@ -165,8 +189,11 @@ func byID(list []*catalog.Instance) {
 	slices.SortStableFunc(list, func(a, b *catalog.Instance) int { return a.ID.Compare(b.ID) })
 }
 
-// lost reports whether an endpoint of one state of a slice is missing in the next.
+// lost reports whether an instance of one state of a slice is missing in the next.
 func lost(was, is *endpointSlice) bool {
+	if was.numbered() && !slices.Equal(was.ports, is.ports) {
+		return true
+	}
 	same := func(a, b endpoint) bool { return a.key() == b.key() }
 	if n := len(was.endpoints); n <= len(is.endpoints) && slices.EqualFunc(was.endpoints, is.endpoints[:n], same) {
 		return false // most changes leave them where they are
@@ -179,4 +206,31 @@ func lost(was, is *endpointSlice) bool {
 		_, ok := keys[e.key()]
 		return !ok
 	})
+}
+
+// differing gives the keys of the endpoints of which two states of a slice state another address or
+// other ports, or which only one of them has. was may be nil. A change of health is none.
+func differing(was, is *endpointSlice) map[string]struct{} {
+	if was == nil {
+		was = &endpointSlice{}
+	}
+	ports := slices.Equal(was.ports, is.ports)
+	same := func(a, b endpoint) bool { return a.key() == b.key() && a.address == b.address }
+	if ports && slices.EqualFunc(was.endpoints, is.endpoints, same) {
+		return nil
+	}
+	keys, addresses := map[string]struct{}{}, make(map[string]string, len(was.endpoints))
+	for _, e := range was.endpoints {
+		addresses[e.key()] = e.address
+	}
+	for _, e := range is.endpoints {
+		if address, ok := addresses[e.key()]; !ok || address != e.address || !ports {
+			keys[e.key()] = struct{}{}
+		}
+		delete(addresses, e.key())
+	}
+	for k := range addresses {
+		keys[k] = struct{}{}
+	}
+	return keys
 }

@@ -54,14 +54,15 @@ func (g *group) taken() bool { return g != nil && g.service != nil && g.service.
 func (g *group) told() bool { return g.service != nil && (g.service.taken || len(g.service.aside) > 0) }
 
 // family is the address type whose slices count: of a dual-stack Service, which has each Pod in
-// a slice of each family, the first family of the Service that there are slices of.
+// a slice of each family, the first family of the Service that there are endpoints of. Kubernetes
+// writes an empty slice for a family in which no Pod has an address.
 func (g *group) family() discoveryv1.AddressType {
 	if g.service == nil {
 		return ""
 	}
 	for _, f := range g.service.families {
 		for _, s := range g.slices { // as a rule the first one decides
-			if s.family == f {
+			if s.family == f && len(s.endpoints) > 0 {
 				return f
 			}
 		}
@@ -158,11 +159,15 @@ func (l *ledger) takeService(k key, is *service) {
 	if !told && !g.told() {
 		return
 	}
-	// Whoever changes a Service so that its name goes, or its external host, does so on purpose.
-	gone := was != nil && was.taken && (!is.taken || was.name != is.name)
+	// Whoever changes a Service so that its name goes, or its external host, does so on purpose; one
+	// whose annotation is no word that is known said nothing.
+	gone := told && !g.told() || was != nil && was.taken && is.taken && was.name != is.name
 	l.mark(k, gone || was != nil && was.external != is.external)
-	l.markSlices(k, gone)
-	l.markOthers(k)
+	renumbered := was != nil && (was.port != is.port || !slices.Equal(was.ports, is.ports))
+	for name, s := range g.slices {
+		l.markSlice(key{k.namespace, name}, gone || renumbered && s.numbered())
+	}
+	l.markOthers(k, nil)
 }
 
 func (l *ledger) dropService(k key) {
@@ -185,7 +190,7 @@ func (l *ledger) unname(k key, s *service) {
 	if s == nil || !s.taken {
 		return
 	}
-	l.markOthers(k)
+	l.markOthers(k, nil)
 	rest := slices.DeleteFunc(l.names[s.name], func(o key) bool { return o == k })
 	if l.names[s.name] = rest; len(rest) == 0 {
 		delete(l.names, s.name)
@@ -207,10 +212,12 @@ func (l *ledger) takeSlice(k key, is *endpointSlice) {
 		return
 	}
 	l.markSlice(k, was != nil && lost(was, is))
-	if g.family() != before {
-		l.markSlices(service, false)
+	if l.markFamily(service, before) {
+		return
 	}
-	l.markOthers(service)
+	if differ := differing(was, is); len(differ) > 0 {
+		l.markOthers(service, differ)
+	}
 }
 
 func (l *ledger) dropSlice(k key) {
@@ -220,15 +227,15 @@ func (l *ledger) dropSlice(k key) {
 	}
 	service := key{k.namespace, owner}
 	g := l.groups[service]
-	before := g.family()
+	was, before := g.slices[k.name], g.family()
 	delete(g.slices, k.name)
 	delete(l.owners, k)
 	if g.taken() {
 		l.markSlice(k, true)
-		if g.family() != before {
-			l.markSlices(service, false)
+		l.markFamily(service, before)
+		if gone := differing(was, &endpointSlice{}); len(gone) > 0 {
+			l.markOthers(service, gone)
 		}
-		l.markOthers(service)
 	}
 	l.forget(service)
 }
@@ -271,27 +278,45 @@ func (l *ledger) markSlices(k key, purpose bool) {
 	}
 }
 
-// markOthers marks the slices of the other Services that are taken under the same name.
-func (l *ledger) markOthers(k key) {
+// markFamily marks all where other slices of a Service count than before, and says whether they do.
+// Where there were no endpoints of any family, or are none, there is nothing else to tell.
+func (l *ledger) markFamily(k key, before discoveryv1.AddressType) bool {
+	if is := l.groups[k].family(); is == before || is == "" || before == "" {
+		return false
+	}
+	l.markSlices(k, false)
+	l.markOthers(k, nil)
+	return true
+}
+
+// markOthers marks the slices of the other Services that are taken under the same name: those
+// that have an endpoint of these keys, or all where keys is nil.
+func (l *ledger) markOthers(k key, keys map[string]struct{}) {
 	g := l.groups[k]
 	if !g.taken() {
 		return
 	}
 	for _, other := range l.names[g.service.name] {
-		if other != k {
-			l.markSlices(other, false)
+		if other == k {
+			continue
+		}
+		for name, s := range l.groups[other].slices {
+			if keys == nil || s.has(keys) {
+				l.markSlice(key{other.namespace, name}, false)
+			}
 		}
 	}
 }
 
 // changes gives the sources that are new: first those from which nothing was taken on purpose,
-// then the others. It is empty afterwards.
+// then the others. Where something had to be set aside, nobody can tell what of the rest was taken
+// away on purpose. It is empty afterwards.
 func (l *ledger) changes() (plain, purpose []catalog.Snapshot) {
 	for _, s := range sorted(l.dirty) {
-		if l.dirty[s] {
-			purpose = append(purpose, l.snapshot(s))
+		if snap := l.snapshot(s); l.dirty[s] && len(snap.SetAside) == 0 {
+			purpose = append(purpose, snap)
 		} else {
-			plain = append(plain, l.snapshot(s))
+			plain = append(plain, snap)
 		}
 	}
 	clear(l.dirty)
@@ -365,30 +390,34 @@ func (l *ledger) outside(k key, s *service, snap *catalog.Snapshot) {
 }
 
 // complete adds to instances the port and the relay that only another Service under the same
-// name states. It costs what all of these hold, where there is more than one.
+// name states. It looks through what all of these hold, where there is more than one.
 func (l *ledger) complete(k key, s *service, list []*catalog.Instance) {
 	if len(l.names[s.name]) < 2 {
 		return
 	}
-	known := map[string]*catalog.Instance{}
+	lacking := map[string]*catalog.Instance{}
+	for _, in := range list {
+		if in.Port == 0 || in.Relay == "" {
+			lacking[in.Instance] = in
+		}
+	}
 	for _, other := range l.names[s.name] {
-		if other == k {
+		if other == k || len(lacking) == 0 {
 			continue
 		}
 		g := l.groups[other]
 		for _, from := range g.slices {
-			if !g.counts(from) {
+			app, err := g.service.appPort(from.ports)
+			if err != nil || !g.counts(from) {
 				continue
 			}
-			stated, _ := g.service.instances(from, nil)
-			for _, in := range stated {
-				known[in.Instance] = in
+			relay := relayPort(from.ports)
+			for _, e := range from.endpoints {
+				if in := lacking[e.id(app, relay)]; in != nil {
+					in.Port = cmp.Or(in.Port, app)
+					in.Relay = cmp.Or(in.Relay, e.relay(relay))
+				}
 			}
-		}
-	}
-	for _, in := range list {
-		if o := known[in.Instance]; o != nil {
-			in.Port, in.Relay = cmp.Or(in.Port, o.Port), cmp.Or(in.Relay, o.Relay)
 		}
 	}
 }

@@ -190,6 +190,9 @@ func (b *browser) heard(now time.Time, p packet) {
 	}
 	if !e.nic.own(p.src.Addr()) {
 		e.company(now)
+		for i := range m.records {
+			m.records[i].foreign = true
+		}
 	}
 	e.hear(now, m)
 	b.gather(now, e)

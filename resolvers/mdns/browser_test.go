@@ -72,6 +72,8 @@ func TestConventions(t *testing.T) {
 		{name: "an empty TXT", heard: txt(daprd("cart", "host:1", "10.0.0.9", 50002)),
 			want: []string{`host:1.cart.local: TXT is empty: Dapr's says the app-id "cart"`}},
 		{name: "port 0", heard: srvPort(daprd("cart", "host:1", "10.0.0.9", 50002), 0), want: []string{"host:1.cart.local: SRV has port 0"}},
+		{name: "a loopback of another host", heard: daprd("cart", "host:1", "127.0.0.1", 50002),
+			want: []string{"host:1.cart.local: another host says that it is at 127.0.0.1, which is every host's own"}},
 		{name: "an echo", heard: daprd("cart", "farcall-node-1", "10.0.0.9", 50002)},
 		{name: "an echo in capitals", heard: daprd("cart", "FarCall-node-1", "10.0.0.9", 50002)},
 		{name: "a printer", heard: rename(daprd("x", "printer", "10.0.0.9", 631), func(r *record) {
@@ -96,6 +98,12 @@ func TestConventions(t *testing.T) {
 			s.shows(tt.want...)
 		})
 	}
+}
+
+func TestALoopbackOfThisHostIsListed(t *testing.T) {
+	s := oneLink(t)
+	s.hearsFrom(1, netip.MustParseAddrPort("10.0.0.1:5353"), packed(t, said(daprd("cart", "host:1", "127.0.0.1", 50002)...)).data)
+	s.shows("cart/host:1 127.0.0.1:0 via 127.0.0.1:50002")
 }
 
 func TestTheSameApplicationInBothConventionsIsOneInstance(t *testing.T) {

@@ -97,6 +97,14 @@ func (n nic) own(a netip.Addr) bool {
 	return slices.ContainsFunc(n.prefixes, func(p netip.Prefix) bool { return p.Addr() == a })
 }
 
+// reachable gives those of some addresses of this host that the hosts of the interface's link may
+// reach: to them, a loopback would be their own.
+func (n nic) reachable(addrs []netip.Addr) []netip.Addr {
+	return slices.DeleteFunc(slices.Clone(addrs), func(a netip.Addr) bool {
+		return a.IsLoopback() && n.flags&net.FlagLoopback == 0
+	})
+}
+
 // identity names the links that a set of interfaces is on: their IPv4 subnets, or where one has
 // none, its IPv6 prefixes but the link-local one. Hosts of the same links say the same, in the
 // ordinary case.

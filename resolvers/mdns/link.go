@@ -3,7 +3,6 @@ package mdns
 import (
 	"math/rand/v2"
 	"net/netip"
-	"strings"
 	"time"
 
 	"github.com/miekg/dns"
@@ -50,27 +49,6 @@ type serviceType struct {
 	asked    int // since the link was listened to anew
 	interval time.Duration
 	next     time.Time // when it is asked for again
-}
-
-// found is an instance that a pointer names.
-type found struct {
-	name  string // in full, as spelt
-	kind  *serviceType
-	label string
-	host  string // folded: where its SRV points, and it stands in link.hosts
-
-	tries int // questions for what it lacks
-	next  time.Time
-	// left says that its owner took one of its records back since it was last complete.
-	left bool
-	cand *candidate
-}
-
-// change is what became of an instance on a link.
-type change struct {
-	name     string     // of the instance, folded: unique on the link
-	cand     *candidate // nil: gone
-	explicit bool       // its owner said so
 }
 
 // link is what is known of one link and what is to be asked on it. It is pure: time comes in as
@@ -300,31 +278,6 @@ func (l *link) followed(name string) bool {
 	return false
 }
 
-// point notes where an instance's SRV points.
-func (l *link) point(f *found, target string) {
-	host := fold(target)
-	if f.host == host {
-		return
-	}
-	l.unpoint(f)
-	f.host = host
-	if l.hosts[host] == nil {
-		l.hosts[host] = map[*found]struct{}{}
-	}
-	l.hosts[host][f] = struct{}{}
-}
-
-func (l *link) unpoint(f *found) {
-	if f.host == "" {
-		return
-	}
-	delete(l.hosts[f.host], f)
-	if len(l.hosts[f.host]) == 0 {
-		delete(l.hosts, f.host)
-	}
-	f.host = ""
-}
-
 func (l *link) markAll(list map[*found]struct{}) {
 	for f := range list {
 		l.dirty[f] = struct{}{}
@@ -387,29 +340,6 @@ func (l *link) end(now time.Time, e *entry) {
 	}
 }
 
-// lose forgets an instance whose pointer ended.
-func (l *link) lose(f *found, explicit bool) {
-	id := fold(f.name)
-	delete(l.found, id)
-	delete(l.dirty, f)
-	delete(l.lacking, f)
-	l.unpoint(f)
-	f.kind.pointers--
-	l.unfollow(f.kind)
-	if f.cand != nil {
-		l.changes = append(l.changes, change{name: id, explicit: explicit})
-	}
-}
-
-// abandon forgets an instance that nobody answers for, though its pointer has time left
-// (RFC 6762 section 10.4): the host that announced it is dead.
-func (l *link) abandon(f *found) {
-	if e := l.cache.entries[ident{set{fold(f.kind.name), dns.TypePTR}, fold(f.name)}]; e != nil {
-		l.cache.drop(e)
-	}
-	l.lose(f, f.left)
-}
-
 // suspect asks for a type at short intervals again: an instance of it went without a goodbye,
 // so others may have gone the same way, behind a broken switch, and come back.
 func (l *link) suspect(now time.Time, t *serviceType) {
@@ -434,83 +364,6 @@ func (l *link) renew(e *entry) {
 	}
 }
 
-// settle builds what is dirty and returns what became of it.
-func (l *link) settle(now time.Time) []change {
-	for f := range l.dirty {
-		l.build(now, f)
-	}
-	l.dirty = emptied(l.dirty)
-	changes := l.changes
-	l.changes = nil
-	return changes
-}
-
-// emptied empties a map. One that was large is not kept: to go through it costs what it once held.
-func emptied[K comparable](m map[K]struct{}) map[K]struct{} {
-	if len(m) > 100 {
-		return map[K]struct{}{}
-	}
-	clear(m)
-	return m
-}
-
-// build makes an instance of what is known, or notes what lacks.
-func (l *link) build(now time.Time, f *found) {
-	if isEcho(f.label) {
-		return
-	}
-	srv, txt := l.cache.best(f.name, dns.TypeSRV), l.cache.best(f.name, dns.TypeTXT)
-	var addrs []netip.Addr
-	if srv != nil {
-		l.point(f, srv.target)
-		addrs = l.addresses(f.host)
-	}
-	var cand *candidate
-	switch {
-	case srv != nil && txt != nil && len(addrs) > 0:
-		cand = convert(f.kind, f.label, srv.record, txt.texts, pickAddress(addrs, l.prefixes))
-		f.left, f.tries = false, 0
-		delete(l.lacking, f)
-	case f.tries >= mostTries && srv == nil:
-		l.abandon(f)
-		return
-	case f.tries >= mostTries:
-		cand = incomplete(f.kind, f.label, txt != nil)
-		delete(l.lacking, f)
-	default:
-		if _, asked := l.lacking[f]; !asked {
-			f.next = l.soon(now)
-			l.nextLack = sooner(l.nextLack, f.next)
-			l.lacking[f] = struct{}{}
-		}
-	}
-	if cand.equal(f.cand) {
-		return
-	}
-	explicit := cand == nil && f.left
-	f.cand = cand
-	l.changes = append(l.changes, change{name: fold(f.name), cand: cand, explicit: explicit})
-}
-
-// addresses gives those of a host, without those that its owner displaced or took back where
-// others stand.
-func (l *link) addresses(host string) []netip.Addr {
-	var standing, doomed []netip.Addr
-	for _, kind := range []uint16{dns.TypeA, dns.TypeAAAA} {
-		for _, e := range l.cache.of(host, kind) {
-			if e.standing() {
-				standing = append(standing, e.addr)
-			} else {
-				doomed = append(doomed, e.addr)
-			}
-		}
-	}
-	if len(standing) > 0 {
-		return standing
-	}
-	return doomed
-}
-
 // readdress takes the interface's prefixes, which say which of a host's addresses is near.
 func (l *link) readdress(prefixes []netip.Prefix) {
 	l.prefixes = prefixes
@@ -518,6 +371,3 @@ func (l *link) readdress(prefixes []netip.Prefix) {
 		l.dirty[f] = struct{}{}
 	}
 }
-
-// isEcho says that an announcement was made by Farcall for an application that lives elsewhere.
-func isEcho(label string) bool { return strings.HasPrefix(strings.ToLower(label), echoPrefix) }

@@ -176,7 +176,7 @@ func (r *Resolver) listen(ctx context.Context, b *browser) error {
 			b.out.Confirm()
 		}
 		if wake := b.wake(); !wake.IsZero() {
-			due.Reset(max(wake.Sub(time.Now()), 0))
+			due.Reset(max(time.Until(wake), 0))
 		}
 	}
 }

@@ -40,6 +40,8 @@ type record struct {
 	addr   netip.Addr
 	ttl    time.Duration // 0: a goodbye
 	flush  bool
+	// foreign says that another host said it.
+	foreign bool
 }
 
 // question is one of a query.
@@ -120,8 +122,10 @@ func take(list []record, rrs []dns.RR) []record {
 		default:
 			continue
 		}
-		if (r.kind == dns.TypeA || r.kind == dns.TypeAAAA) && !r.addr.IsValid() {
-			continue // a record without data
+		// The codec lets a record's data end before its fields do.
+		switch address := r.kind == dns.TypeA || r.kind == dns.TypeAAAA; {
+		case address && !r.addr.IsValid(), !address && r.kind != dns.TypeTXT && r.target == "":
+			continue
 		}
 		r.ttl = boundTTL(r.kind, h.Ttl)
 		list = append(list, r)

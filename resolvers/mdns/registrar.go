@@ -230,7 +230,7 @@ func (v *voice) speak(ctx context.Context, states <-chan appState) error {
 		}
 		v.count()
 		if !next.IsZero() {
-			due.Reset(max(next.Sub(time.Now()), 0))
+			due.Reset(max(time.Until(next), 0))
 		}
 	}
 }
@@ -325,10 +325,16 @@ func (v *voice) see(st appState) {
 
 // tell makes a link announce an application, or take it back.
 func (v *voice) tell(now time.Time, l *spoken, st appState) {
+	a := v.apps[st.app]
+	addrs := l.nic.reachable(st.addrs)
+	if st.up && len(addrs) > 0 {
+		l.stand(now, st.app, offers(a, addrs, v.cfg.TTL))
+		return
+	}
+	l.leave(now, st.app)
 	if st.up && len(st.addrs) > 0 {
-		l.stand(now, st.app, offers(v.apps[st.app], st.addrs, v.cfg.TTL))
-	} else {
-		l.leave(now, st.app)
+		v.log.Warn("an application is not announced: its address is a loopback", "registry", v.name, "interface", l.nic.name,
+			"service", a.Name.String(), "instance", a.ID, "hint", "set internal.advertise to an address of the link")
 	}
 }
 

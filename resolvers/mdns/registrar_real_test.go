@@ -91,21 +91,25 @@ func TestRealRegistrarFollowsTheApplication(t *testing.T) {
 	sees("cart", true)
 	sees("till", true)
 
+	began := time.Now()
 	cart.close()
 	rec.eventually(t, "an application that is away is not announced", lists(atTill))
+	t.Logf("away after %v", time.Since(began).Round(time.Millisecond)) // up to 1 s to notice, 1 s of RFC 6762 section 10.1
 	if !rec.lastRemovalExplicit() {
 		t.Error("it was taken back with a goodbye, which is explicit")
 	}
 	sees("cart", false)
+	began = time.Now()
 	cart.listen()
 	rec.eventually(t, "and it is announced when it is back", lists(atCart, atTill))
+	t.Logf("back after %v", time.Since(began).Round(time.Millisecond)) // up to 1 s to notice, 0.75 to 1 s of probing
 
 	self.LinkDown()
 	self.LinkUp()
 	sees("cart", true)
 	rec.eventually(t, "a link that was down is told anew", lists(atCart, atTill))
 
-	began := time.Now()
+	began = time.Now()
 	stop()
 	if took := time.Since(began); took > 2*time.Second {
 		t.Errorf("Run took %v to return", took)

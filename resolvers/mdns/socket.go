@@ -91,6 +91,9 @@ func open() (*station, error) {
 		return nil, fmt.Errorf("mdns: listen on UDP port %d: %w: does another program hold it without sharing?", port, errors.Join(errs...))
 	}
 	for _, f := range s.families {
+		// Everybody answers the first questions within a tenth of a second. Less room than this, where
+		// the system does not grant it, loses packets, which the next round brings again.
+		_ = f.conn.SetReadBuffer(2 << 20)
 		s.readers.Go(func() { s.hear(f) })
 	}
 	return s, nil

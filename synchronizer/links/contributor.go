@@ -93,7 +93,7 @@ func (x *Contributor) stand(now time.Time, st *feedv1.Standing) error {
 	x.c.mu.Lock()
 	defer x.c.mu.Unlock()
 	x.name(named, now)
-	x.c.heard = true
+	x.c.sayHeard()
 	return nil
 }
 
@@ -155,20 +155,20 @@ func (x *Contributor) contribute(now time.Time, m *feedv1.Contribution) error {
 	u.add(m, part)
 	x.bytes += part.bytes
 	if x.bytes > maxBytes {
-		c.metrics.drop(tooLarge)
-		return status.Errorf(codes.ResourceExhausted, "link %q: an unfinished contribution of more than %d bytes", k.name, maxBytes)
+		c.refuse(k, now)
+		return nil
 	}
 	if m.GetMore() {
 		return nil
 	}
 	x.forget(k.name)
-	switch {
-	case !k.listed && !u.full:
+	if !k.listed && !u.full {
 		c.metrics.drop(notFull)
 		return status.Errorf(codes.InvalidArgument, "link %q: the first contribution of term %d must be full", k.name, k.term)
-	case !u.full && k.bytes+u.bytes > maxBytes:
-		c.metrics.drop(tooLarge)
-		return status.Errorf(codes.ResourceExhausted, "link %q: its lists have more than %d bytes", k.name, maxBytes)
+	}
+	if k.sizeAfter(u) > maxBytes {
+		c.refuse(k, now)
+		return nil
 	}
 	k.publish(now, u.catalog(), u.sizes)
 	c.metrics.contributions.Inc()

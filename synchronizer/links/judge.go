@@ -1,6 +1,7 @@
 package links
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/farcall/farcall/internal/catalog"
@@ -24,12 +25,10 @@ func (c *Cluster) judge(k *link, now time.Time) {
 func (c *Cluster) choose(k *link, now time.Time) {
 	if k.reporter != nil {
 		if _, names := k.named[k.reporter]; !names {
-			k.reporter.grant(k.name, 0)
-			k.reporter = nil
-			c.deps.Reported()
+			c.revoke(k)
 		}
 	}
-	if k.reporter != nil && k.candidate(k.reporter, now) && !k.silent(now) {
+	if k.reporter != nil && k.candidate(k.reporter, now) && !k.silent(now) || now.Sub(k.refused) < refusedFor {
 		return
 	}
 	var best *Contributor
@@ -57,9 +56,7 @@ func (k *link) silent(now time.Time) bool {
 
 // grant makes x the reporter of k under a new term.
 func (c *Cluster) grant(k *link, x *Contributor, now time.Time) {
-	if k.reporter != nil {
-		k.reporter.grant(k.name, 0)
-	}
+	c.revoke(k)
 	if k.last != "" {
 		c.metrics.handovers.Inc()
 	}
@@ -71,6 +68,27 @@ func (c *Cluster) grant(k *link, x *Contributor, now time.Time) {
 	c.deps.Reported()
 }
 
+// revoke takes k from its reporter, if it has one; what that sent a part of is dropped.
+func (c *Cluster) revoke(k *link) {
+	if k.reporter == nil {
+		return
+	}
+	k.reporter.forget(k.name)
+	k.reporter.grant(k.name, 0)
+	k.reporter = nil
+	c.deps.Reported()
+}
+
+// refuse takes k from a reporter whose list is too large. What was published stays, and is not
+// patched with what came after: the next list that is taken is a whole one again.
+func (c *Cluster) refuse(k *link, now time.Time) {
+	c.metrics.drop(tooLarge)
+	c.log.Warn("link lists too much and is not read", "link", k.name, "node", k.last, "most", maxBytes)
+	k.refused = now
+	c.revoke(k)
+	c.judge(k, now)
+}
+
 // overdue reports whether nobody has named k for so long that it is to be retired.
 func (c *Cluster) overdue(k *link, now time.Time) bool {
 	if len(k.named) > 0 {
@@ -80,11 +98,18 @@ func (c *Cluster) overdue(k *link, now time.Time) bool {
 	if k.unnamed.IsZero() {
 		k.unnamed = now
 	}
-	if now.Sub(k.unnamed) >= staleTTL {
+	switch since := now.Sub(k.unnamed); {
+	case since < unnamedFor:
+		return false
+	case since >= staleTTL:
 		return true
+	case k.last == "" && (c.owner || !k.stored):
+		// Nobody ever reported it: there is nothing to keep, and while it is waited for, the cluster
+		// is not complete. Who does not own the cluster keeps what the owner keeps.
+		return len(c.deps.Stored(k.name)) == 0
 	}
 	s := c.seats[k.last]
-	if s == nil || now.Sub(k.unnamed) < unnamedFor {
+	if s == nil {
 		return false
 	}
 	for x := range s.contributors {
@@ -116,6 +141,9 @@ func (c *Cluster) retire(k *link, now time.Time) {
 // wrong says what keeps a link from being read, in words that change only when it does; empty
 // where nothing does, or it cannot be told yet.
 func (k *link) wrong(now time.Time) string {
+	if !k.refused.IsZero() && len(k.named) > 0 {
+		return fmt.Sprintf("%s lists more than %d MiB of it, which is not taken: leave services out with `include` or `exclude`", k.last, maxBytes>>20)
+	}
 	nobody := "no agent reports it"
 	if k.last != "" {
 		nobody += "; " + k.last + " did last"

@@ -27,6 +27,7 @@ type link struct {
 	term     uint64
 	asked    time.Time // when the reporter was granted the link, or last sent a part of its first list
 	listed   bool      // the reporter has sent the first contribution of its term
+	refused  time.Time // when a list was too large; zero where none was since the last that was taken
 	read     time.Time // when the registry was read last, as far as was confirmed
 
 	sources map[string]source // what stands; nil before the first contribution
@@ -92,7 +93,7 @@ func (k *link) publish(now time.Time, u catalog.Update, sizes map[string]int) {
 			delete(k.sources, name) // a source that lists nothing need not be told again
 		}
 	}
-	k.listed, k.at, k.read = true, u.Revision, now
+	k.listed, k.at, k.read, k.refused = true, u.Revision, now, time.Time{}
 	switch {
 	case k.out == nil:
 	case !k.published && !u.Full:
@@ -101,6 +102,18 @@ func (k *link) publish(now time.Time, u catalog.Update, sizes map[string]int) {
 		k.published, k.why = true, ""
 		k.out.Publish(u)
 	}
+}
+
+// sizeAfter gives the bytes of what would stand after u.
+func (k *link) sizeAfter(u *update) int {
+	if u.full {
+		return u.bytes
+	}
+	size := k.bytes + u.bytes
+	for name := range u.sizes {
+		size -= k.sources[name].bytes
+	}
+	return size
 }
 
 func lists(s catalog.Snapshot) bool {

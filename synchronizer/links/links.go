@@ -40,9 +40,8 @@ const (
 	unnamedFor = 10 * time.Second
 	// staleTTL is how long a link stays that nobody names.
 	staleTTL = 24 * time.Hour
-	// heardAfter is how long an agent may be connected without a word on its links before it is
-	// taken for one that has none.
-	heardAfter = 2 * time.Second
+	// refusedFor is how long nobody is asked for a list that was too large.
+	refusedFor = time.Minute
 )
 
 // Registries is the cluster's intake. No method blocks.
@@ -92,8 +91,11 @@ type Cluster struct {
 	links map[string]*link
 	// gone are links that were retired, for those who ask who reported them: what they listed may
 	// be held for a while.
-	gone  map[string]goneLink
-	heard bool // an agent has said which links it has
+	gone map[string]goneLink
+
+	// heard is closed when the first agent has said which links it has.
+	heard    chan struct{}
+	sayHeard func() // closes it, once
 }
 
 // seat is the place of one node, with one agent on it.
@@ -109,6 +111,7 @@ type goneLink struct {
 
 // New returns a Cluster without links.
 func New(cluster string, deps Deps) *Cluster {
+	heard := make(chan struct{})
 	return &Cluster{
 		name: cluster, deps: deps,
 		log:     deps.Log.With("cluster", cluster),
@@ -116,6 +119,7 @@ func New(cluster string, deps Deps) *Cluster {
 		seats:   map[string]*seat{},
 		links:   map[string]*link{},
 		gone:    map[string]goneLink{},
+		heard:   heard, sayHeard: sync.OnceFunc(func() { close(heard) }),
 	}
 }
 
@@ -143,11 +147,6 @@ func (c *Cluster) tick(now time.Time) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, s := range c.seats {
-		for x := range s.contributors {
-			c.heard = c.heard || now.Sub(x.joined) >= heardAfter
-		}
-	}
 	alone := 0
 	for _, k := range c.links {
 		c.judge(k, now)
@@ -225,12 +224,15 @@ func (c *Cluster) Reporter(link string) string {
 	return k.last
 }
 
-// Heard says whether an agent has ever told which links it has, and how many are connected now.
-// Before one has, there may be links that nobody here knows.
-func (c *Cluster) Heard() (ever bool, connected int) {
+// Heard gives a channel that is closed when the first agent has told which links it has. Before
+// that, there may be links that nobody here knows.
+func (c *Cluster) Heard() <-chan struct{} { return c.heard }
+
+// Contributors gives the number of agents that are connected now.
+func (c *Cluster) Contributors() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.heard, len(c.seats)
+	return len(c.seats)
 }
 
 // link gives the link of that name. One that is new becomes a registry of the cluster; nil where

@@ -131,7 +131,7 @@ func (r *registries) registrar(c *config.Agent) (resolvers.Registrar, error) {
 		case at.Consul != nil:
 			one, err = consul.NewRegistrar(consulConfig(at.Consul), consul.Deps{Log: r.log, Metrics: r.consul, Registry: registry})
 		case at.MDNS != nil:
-			one, err = mdns.NewRegistrar(mdns.Config{Interfaces: at.MDNS.Interfaces}, mdns.Deps{Log: r.log, Metrics: r.mdns, Registry: registry})
+			one, err = mdns.NewRegistrar(mdns.Config{Interfaces: at.MDNS.Interfaces, TTL: at.MDNS.TTL}, mdns.Deps{Log: r.log, Metrics: r.mdns, Registry: registry})
 		default:
 			continue
 		}

@@ -85,7 +85,7 @@ func (r *registries) resolver(c config.Resolver, name string) (resolvers.Resolve
 	case c.Kubernetes != nil:
 		return kubernetes.New(kubernetesConfig(c.Kubernetes), kubernetes.Deps{Log: r.log, Metrics: r.kubernetes, Registry: name})
 	case c.MDNS != nil:
-		return mdns.New(mdns.Config{Interfaces: c.MDNS.Interfaces}, mdns.Deps{Log: r.log, Metrics: r.mdns, Registry: name})
+		return mdns.New(mdns.Config{Interfaces: c.MDNS.Interfaces, TTL: c.MDNS.TTL}, mdns.Deps{Log: r.log, Metrics: r.mdns, Registry: name})
 	case c.File != nil:
 		return file.New(file.Config{Path: c.File.Path}, file.Deps{Log: r.log})
 	}
