@@ -30,24 +30,31 @@ func (s *service) splice(was, is *slice) bool {
 	}
 	gone, come := difference(was, is), difference(is, was)
 	list := make([]*catalog.Instance, 0, len(s.list)+len(come))
-	from := 0
-	for _, i := range gone {
-		at, ok := find(s.list, i)
-		if !ok || at < from {
+	rest := s.list
+	for len(gone)+len(come) > 0 {
+		var id catalog.ID // the next that goes, or comes, or does both because it changed
+		if len(come) == 0 || len(gone) > 0 && gone[0].ID.Compare(come[0].ID) <= 0 {
+			id = gone[0].ID
+		} else {
+			id = come[0].ID
+		}
+		at, there := find(rest, id)
+		list, rest = append(list, rest[:at]...), rest[at:]
+		goes := len(gone) > 0 && gone[0].ID == id
+		if goes != there {
 			return false
 		}
-		list = append(list, s.list[from:at]...)
-		from = at + 1
-	}
-	list = append(list, s.list[from:]...)
-	for _, i := range come {
-		at, ok := find(list, i)
-		if ok {
-			return false
+		if goes {
+			gone, rest = gone[1:], rest[1:]
 		}
-		list = slices.Insert(list, at, i)
+		if len(come) > 0 && come[0].ID == id {
+			if n := len(list); n > 0 && list[n-1].ID == id {
+				return false
+			}
+			list, come = append(list, come[0]), come[1:]
+		}
 	}
-	s.list = list
+	s.list = append(list, rest...)
 	return true
 }
 
@@ -69,8 +76,8 @@ func difference(a, b *slice) []*catalog.Instance {
 	return out
 }
 
-func find(list []*catalog.Instance, i *catalog.Instance) (at int, ok bool) {
-	return slices.BinarySearchFunc(list, i.ID, func(x *catalog.Instance, id catalog.ID) int { return x.ID.Compare(id) })
+func find(list []*catalog.Instance, id catalog.ID) (at int, ok bool) {
+	return slices.BinarySearchFunc(list, id, func(x *catalog.Instance, id catalog.ID) int { return x.ID.Compare(id) })
 }
 
 // relist makes the service's list anew from its slices. An instance that stands in two slices,

@@ -94,7 +94,7 @@ func BenchmarkPlanOneChange(b *testing.B) {
 				for _, s := range term.plan(changes, false) {
 					term.services[s.name] = s.apply(term.services[s.name])
 				}
-				term.remember(changes, false)
+				term.remember(changes)
 			}
 			all := catalogue(size)
 			dry(all)

@@ -13,8 +13,8 @@ type delta struct {
 	// known says that the layout holds the list that come and gone were found against; else it may
 	// hold anything, and come is all that is wanted.
 	known bool
-	// come are the instances that were not among those before, by pointer, and gone those that
-	// are not any more, in identity order. One that changed is in both.
+	// come are the instances that were not among those before, by pointer, as they stand in the list;
+	// gone are those that are not there any more, in identity order. One that changed is in both.
 	come, gone []*catalog.Instance
 	// ordered says that the list is in identity order, no identity standing twice.
 	ordered bool
@@ -22,7 +22,8 @@ type delta struct {
 
 // differ compares a list with the one before it, which is ordered; nil where that is not known. It
 // looks at what differs by pointer only: for ten thousand instances, a look at each would cost more
-// than the writing of one slice.
+// than the writing of one slice. A list that is not ordered is compared with nothing: an instance
+// that stayed and stands there another time, as another, would not show as gone.
 func differ(before []*catalog.Instance, l List) delta {
 	d := delta{List: l, known: len(before) > 0, ordered: true}
 	for n, i := range l.Instances {
@@ -44,6 +45,9 @@ func differ(before []*catalog.Instance, l List) delta {
 		}
 	}
 	d.gone = append(d.gone, before...)
+	if d.known && !d.ordered {
+		return differ(nil, l)
+	}
 	return d
 }
 

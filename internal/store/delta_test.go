@@ -32,9 +32,9 @@ func TestDiffer(t *testing.T) {
 		{name: "one goes", before: []*catalog.Instance{a, b, c}, list: []*catalog.Instance{a, c}, gone: "b"},
 		{name: "the first goes", before: []*catalog.Instance{a, b, c}, list: []*catalog.Instance{b, c}, gone: "a"},
 		{name: "all go", before: []*catalog.Instance{a, b}, gone: "a b"},
-		{name: "one twice", before: []*catalog.Instance{a, b, c}, list: []*catalog.Instance{a, b, b2, c}, come: "b:2", disordered: true},
-		{name: "one twice, the old one last", before: []*catalog.Instance{b}, list: []*catalog.Instance{b2, b}, come: "b:2 b", gone: "b", disordered: true},
-		{name: "out of order", list: []*catalog.Instance{b, a}, come: "b a", disordered: true},
+		{name: "one twice", before: []*catalog.Instance{a, b, c}, list: []*catalog.Instance{a, b, b2, c}, come: "a b b:2 c", disordered: true},
+		{name: "one twice, the old one last", before: []*catalog.Instance{b}, list: []*catalog.Instance{b2, b}, come: "b:2 b", disordered: true},
+		{name: "out of order", before: []*catalog.Instance{a, b}, list: []*catalog.Instance{b, a}, come: "b a", disordered: true},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -83,7 +83,7 @@ func (h *history) step() {
 	list := slices.Clone(h.alive)
 	switch h.r.IntN(12) {
 	case 0:
-		h.alive, h.next = nil, List{Gone: true}
+		h.next = List{Gone: true, Instances: list}
 		return
 	case 1:
 		list = nil
@@ -172,12 +172,14 @@ func TestWhatDiffersByPointerIsWhatDiffersByContent(t *testing.T) {
 		lists, full := map[catalog.Name]List{}, n == 0 || r.IntN(20) == 0
 		for _, s := range slices.SortedFunc(maps.Keys(all), catalog.Name.Compare) {
 			h := all[s]
-			if r.IntN(2) == 0 {
+			changed := r.IntN(2) == 0
+			if changed {
 				h.step()
-			} else if !full && r.IntN(4) > 0 {
-				continue
 			}
-			lists[s] = h.next
+			// A full publish that leaves a service out removes it, one that is not leaves it as it is.
+			if changed || r.IntN(4) == 0 || full && r.IntN(4) > 0 {
+				lists[s] = h.next
+			}
 		}
 		distrust, newTerm := r.IntN(40) == 0, r.IntN(80) == 0
 		for _, o := range both {
@@ -229,4 +231,23 @@ func TestWhatIsLeftOfAPublishThatWasGivenUpGoes(t *testing.T) {
 	a.wire.answers.set(true)
 	publish(t, ctx, term, false, map[catalog.Name]List{cart: {Instances: kept}})
 	wantStored(t, other.Store, "east", "cart/0 e1: a b")
+}
+
+func TestASliceThatIsNotInOrderIsReadAsIfItWere(t *testing.T) {
+	s, term := stillTerm(t)
+	ctx := testkit.Context(t)
+	publish(t, ctx, term, true, one("a b c d"))
+	ops, _, err := term.encode(step{name: cart, change: change{puts: []slice{newSlice(0,
+		newSlot(instance("d", 1)), newSlot(instance("b", 1)), newSlot(instance("a", 1)), newSlot(instance("c", 1)))}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(term.commit(ctx, ops), term.Distrust(ctx)); err != nil {
+		t.Fatal(err)
+	}
+	all := list("a b c d")
+	publish(t, ctx, term, true, map[catalog.Name]List{cart: {Instances: all}})
+	wantStored(t, s, "east", "cart/0 e1: d b a c")
+	publish(t, ctx, term, false, map[catalog.Name]List{cart: {Instances: all[:3]}})
+	wantStored(t, s, "east", "cart/0 e1: a b c")
 }

@@ -121,11 +121,11 @@ func (p *planner) keep(have []slice, want delta) {
 		d.slots = make([]slot, 0, len(s.slots))
 		for _, old := range s.slots {
 			w, ok := changed[old.inst.Instance]
-			switch {
-			case !ok && want.known:
+			if !ok && want.known {
 				d.add(old)
 				continue
-			case w == nil:
+			}
+			if w == nil {
 				d.changed, d.removes = true, true
 				continue
 			}

@@ -313,17 +313,24 @@ func FuzzPlan(f *testing.F) {
 	f.Fuzz(func(t *testing.T, instances uint8, bytes uint16, data []byte) {
 		lim := limits{instances: max(1, int(instances)), bytes: max(1, int(bytes))}
 		stored := map[uint32][]slot{}
-		wanted := map[string]*catalog.Instance{}
+		held, wanted := map[string]*catalog.Instance{}, map[string]*catalog.Instance{}
+		twice := false
 		for ; len(data) >= 2; data = data[2:] {
 			id, how := fmt.Sprintf("i%d", data[0]), data[1]
 			if index := uint32(how & 7); index < 7 {
-				twice := slices.ContainsFunc(stored[index], func(s slot) bool { return s.inst.Instance == id })
-				if !twice {
+				if held[id] == nil {
+					held[id] = instance(id, 1)
+					stored[index] = append(stored[index], newSlot(held[id]))
+				} else if !slices.ContainsFunc(stored[index], func(s slot) bool { return s.inst.Instance == id }) {
+					twice = true
 					stored[index] = append(stored[index], newSlot(instance(id, 1)))
 				}
 			}
 			if how&8 == 0 {
 				wanted[id] = instance(id, 1+int(how>>4))
+				if how>>4 == 0 && held[id] != nil {
+					wanted[id] = held[id]
+				}
 			}
 		}
 		var have []slice
@@ -334,11 +341,12 @@ func FuzzPlan(f *testing.F) {
 			have = append(have, s)
 		}
 		slices.SortFunc(have, func(a, b slice) int { return cmp.Compare(a.index, b.index) })
-		var want []*catalog.Instance
-		for _, w := range wanted {
-			want = append(want, w)
-		}
+		want, before := slices.Collect(maps.Values(wanted)), slices.Collect(maps.Values(held))
 		catalog.SortInstances(want)
-		checkPlan(t, have, nil, want, lim)
+		catalog.SortInstances(before)
+		if twice {
+			before = nil // the layout holds more than this
+		}
+		checkPlan(t, have, before, want, lim)
 	})
 }

@@ -49,10 +49,9 @@ func (t *Term) Publish(ctx context.Context, lists map[catalog.Name]List, full bo
 		// What is left out is left out of a second attempt's lists too, and so counted once.
 		lists, changes = t.sift(lists)
 		if err := t.write(ctx, t.plan(changes, full)); err != nil {
-			clear(t.lists) // a part of it may be written
 			return err
 		}
-		t.remember(changes, full)
+		t.remember(changes)
 		if full && t.synced != t.Epoch() {
 			return t.putSynced(ctx)
 		}
@@ -93,15 +92,12 @@ func (t *Term) sift(lists map[catalog.Name]List) (map[catalog.Name]List, map[cat
 
 // remember keeps what was written, for the next publish to compare with. A list in which an identity
 // could stand twice is not kept: of what one of the two leaves behind, a comparison tells nothing.
-func (t *Term) remember(changes map[catalog.Name]delta, full bool) {
-	if full {
-		clear(t.lists)
-	}
+func (t *Term) remember(changes map[catalog.Name]delta) {
 	for name, d := range changes {
-		if d.Gone || !d.ordered {
-			delete(t.lists, name)
-		} else {
+		if d.ordered && !d.Gone {
 			t.lists[name] = d.Instances
+		} else {
+			delete(t.lists, name)
 		}
 	}
 }
@@ -203,6 +199,7 @@ func (t *Term) flush(ctx context.Context, b *batch) error {
 		return err
 	}
 	for _, s := range b.steps {
+		delete(t.lists, s.name) // there may be more steps to what shall be
 		if left := s.apply(t.services[s.name]); len(left) > 0 {
 			t.services[s.name] = left
 		} else {

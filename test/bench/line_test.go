@@ -48,8 +48,15 @@ func (p *push) set(instances ...*catalog.Instance) {
 		Source: "all", Services: []catalog.Name{{Service: "cart"}}, Instances: instances,
 	}}}
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	p.last = u
+	p.mu.Unlock()
+	p.publish(u)
+}
+
+// publish notifies those who read already.
+func (p *push) publish(u catalog.Update) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	for _, o := range p.outs {
 		o.Publish(u)
 	}
