@@ -15,7 +15,9 @@ func main() {
 	entry.Daemon[*config.Agent]{
 		Name:  "agent",
 		Short: "Serve this node's applications: pick an instance in any cluster and relay the call to it",
-		Read:  config.ReadAgent,
-		Run:   daemon.Agent,
+		Read: func(path string) (*config.Agent, error) {
+			return config.ReadAgent(path, daemon.CheckResolver)
+		},
+		Run: daemon.Agent,
 	}.Main()
 }

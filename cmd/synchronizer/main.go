@@ -14,7 +14,9 @@ func main() {
 	entry.Daemon[*config.Synchronizer]{
 		Name:  "synchronizer",
 		Short: "Keep every cluster's instance lists, and serve them to agents and people",
-		Read:  config.ReadSynchronizer,
-		Run:   daemon.Synchronizer,
+		Read: func(path string) (*config.Synchronizer, error) {
+			return config.ReadSynchronizer(path, daemon.CheckResolver)
+		},
+		Run: daemon.Synchronizer,
 	}.Main()
 }

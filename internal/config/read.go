@@ -9,33 +9,37 @@ import (
 // maxSize bounds a configuration file.
 const maxSize = 4 << 20
 
+// A Check says what a registry's own room finds wrong with a block that is otherwise right, or
+// nil. It touches no file. What it joins (errors.Join) are mistakes of their own.
+type Check func(Resolver) error
+
 // ReadSynchronizer reads and validates a synchronizer's configuration file. The error names
 // every mistake, one a line; each of them is an *Error.
-func ReadSynchronizer(path string) (*Synchronizer, error) {
+func ReadSynchronizer(path string, checks ...Check) (*Synchronizer, error) {
 	data, err := readFile(path)
 	if err != nil {
 		return nil, err
 	}
-	return ParseSynchronizer(path, data)
+	return ParseSynchronizer(path, data, checks...)
 }
 
 // ReadAgent reads and validates an agent's configuration file. The error names every mistake,
 // one a line; each of them is an *Error.
-func ReadAgent(path string) (*Agent, error) {
+func ReadAgent(path string, checks ...Check) (*Agent, error) {
 	data, err := readFile(path)
 	if err != nil {
 		return nil, err
 	}
-	return ParseAgent(path, data)
+	return ParseAgent(path, data, checks...)
 }
 
 // ParseSynchronizer is ReadSynchronizer for text that was read already; name is the file's in
 // messages.
-func ParseSynchronizer(name string, data []byte) (*Synchronizer, error) {
+func ParseSynchronizer(name string, data []byte, checks ...Check) (*Synchronizer, error) {
 	s := &Synchronizer{}
 	r, fatal := decode(name, data, s)
 	if !fatal {
-		v := &validator{report: r}
+		v := &validator{report: r, checks: checks}
 		v.synchronizer(s)
 	}
 	if err := r.err(); err != nil {
@@ -45,11 +49,11 @@ func ParseSynchronizer(name string, data []byte) (*Synchronizer, error) {
 }
 
 // ParseAgent is ReadAgent for text that was read already; name is the file's in messages.
-func ParseAgent(name string, data []byte) (*Agent, error) {
+func ParseAgent(name string, data []byte, checks ...Check) (*Agent, error) {
 	a := &Agent{}
 	r, fatal := decode(name, data, a)
 	if !fatal {
-		v := &validator{report: r}
+		v := &validator{report: r, checks: checks}
 		v.agent(a)
 	}
 	if err := r.err(); err != nil {

@@ -23,7 +23,10 @@ var (
 
 // validator checks what a struct says, after its shape was right, and fills in the defaults
 // that depend on other keys.
-type validator struct{ *report }
+type validator struct {
+	*report
+	checks []Check
+}
 
 func (v *validator) synchronizer(s *Synchronizer) {
 	v.clusterName("federation", s.Federation, "federation: demo")
@@ -231,6 +234,7 @@ func (v *validator) resolvers(at string, list []Resolver) {
 			continue
 		}
 		at += "." + r.Kind()
+		known := len(v.errs)
 		switch {
 		case r.Consul != nil:
 			v.consul(at, r.Consul)
@@ -244,6 +248,25 @@ func (v *validator) resolvers(at string, list []Resolver) {
 			v.mdns(at, r.MDNS)
 		}
 		v.scope(at, blocks[r.Kind()])
+		if len(v.errs) == known {
+			v.check(at, *r)
+		}
+	}
+}
+
+// check asks the registry's own room.
+func (v *validator) check(at string, r Resolver) {
+	for _, check := range v.checks {
+		err := check(r)
+		list := []error{err}
+		if joined, ok := err.(interface{ Unwrap() []error }); ok {
+			list = joined.Unwrap()
+		}
+		for _, e := range list {
+			if e != nil {
+				v.add(v.lines[at], at, "%v", e)
+			}
+		}
 	}
 }
 

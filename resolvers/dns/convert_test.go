@@ -10,6 +10,7 @@ import (
 	"time"
 
 	miekg "github.com/miekg/dns"
+	dto "github.com/prometheus/client_model/go"
 
 	"github.com/farcall/farcall/internal/catalog"
 )
@@ -120,6 +121,31 @@ func TestFamilies(t *testing.T) {
 				t.Errorf("%q, outcome %d, want %q, %d", got, h.outcome, c.want, c.outcome)
 			}
 		})
+	}
+}
+
+func TestEachStaleTargetIsCounted(t *testing.T) {
+	s := newStub(t, zoneOf("_a._tcp.test.", 3)...)
+	m := metricsOf(t)
+	l := newLookups(newClient([]string{s.addr}, 5*time.Second, m), Config{MinTTL: 1, MaxTTL: 1}, m)
+	a, err := Service{Name: "_a._tcp.test."}.compile("a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, err := l.read(t.Context(), a, nil, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name := range first.targets {
+		s.say(name, miekg.RcodeServerFailure)
+	}
+	again, err := l.read(t.Context(), a, first.targets, false)
+	if err != nil || again.stale == nil || !sameList(first.snap, again.snap) {
+		t.Errorf("%v, %+v", err, again)
+	}
+	var d dto.Metric
+	if err := m.stale.Write(&d); err != nil || d.GetCounter().GetValue() != 3 {
+		t.Errorf("%v stale targets are counted, want 3 (%v)", d.GetCounter().GetValue(), err)
 	}
 }
 

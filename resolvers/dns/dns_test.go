@@ -122,6 +122,33 @@ func TestTargetsAreServedStale(t *testing.T) {
 	eventually(t, "and said to be", rec.works)
 }
 
+// TestAServiceIsNotEmptiedByAFailure: what took the place of its targets cannot be read. That is
+// neither "none" nor all that is left.
+func TestAServiceIsNotEmptiedByAFailure(t *testing.T) {
+	s := newStub(t, "_a._tcp.test. 1 IN SRV 0 1 1 x.test.", "x.test. 1 IN A 10.0.0.1", "_b._tcp.test. 1 IN SRV 0 0 0 .")
+	s.say("y.test.", miekg.RcodeServerFailure)
+	rec := run(t, Config{Servers: []string{s.addr}, Services: map[string]Service{"a": {Name: "_a._tcp.test."}, "b": {Name: "_b._tcp.test."}}})
+	before := []string{"a", "a x.test.:1 10.0.0.1:0 w=1 via 10.0.0.1:1", "b"}
+	eventually(t, "one is listed, the other is empty", rec.shows(before...))
+	point := func(name, to string) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.records[question{name, miekg.TypeSRV}] = []miekg.RR{rr(t, name+" 1 IN SRV 0 1 1 "+to)}
+	}
+	point("_a._tcp.test.", "y.test.")
+	eventually(t, "the new target's failure is told", rec.failsWith("service a: _a._tcp.test. SRV, target y.test. A/AAAA", "SERVFAIL"))
+	if err := rec.shows(before...)(); err != nil {
+		t.Error(err)
+	}
+	s.say("y.test.", miekg.RcodeNameError)
+	eventually(t, "what the DNS says for certain counts", rec.shows("a", "b", "set aside: _a._tcp.test. SRV y.test.:1: no such target (NXDOMAIN)"))
+	eventually(t, "which is no failure", rec.works)
+	s.say("y.test.", miekg.RcodeServerFailure)
+	point("_b._tcp.test.", "z.test.")
+	s.say("z.test.", miekg.RcodeServerFailure)
+	eventually(t, "an empty service with a target that cannot be read is not confirmed empty", rec.failsWith("service a (and 1 more)", "SERVFAIL"))
+}
+
 func TestAFirstReadWithoutOneTargetPublishesNothing(t *testing.T) {
 	s := newStub(t, "_a._tcp.test. 1 IN SRV 0 1 1 x.test.", "_a._tcp.test. 1 IN SRV 0 1 2 y.test.", "x.test. 1 IN A 10.0.0.1", "y.test. 1 IN A 10.0.0.2")
 	s.say("y.test.", miekg.RcodeServerFailure)
@@ -163,7 +190,7 @@ func TestQuestionsAreAskedOnceForAll(t *testing.T) {
 	for i := range 10 {
 		services[fmt.Sprintf("s%d", i)] = Service{Name: "_a._tcp.test."}
 	}
-	rec := run(t, Config{Servers: []string{s.addr}, Services: services})
+	rec := run(t, Config{Servers: []string{s.addr}, Services: services, Timeout: 10 * time.Second})
 	eventually(t, "all are read", rec.works)
 	if n, _ := s.times("_a._tcp.test.", miekg.TypeSRV); n > 2 {
 		t.Errorf("the same question was asked %d times for 10 services", n)

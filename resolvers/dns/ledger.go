@@ -2,8 +2,10 @@ package dns
 
 import (
 	"container/heap"
+	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/farcall/farcall/internal/catalog"
@@ -15,6 +17,9 @@ const (
 	// or an authority itself, and a registry that is back is to be read within 5 s.
 	leastRetry = 500 * time.Millisecond
 	mostRetry  = 2 * time.Second
+	// maxSilent is how many names are being read at a time to which nobody answered last time: each
+	// keeps a place for seconds, and the others are to find some, too.
+	maxSilent = maxQuestions * 3 / 4
 	// tolerance is how long a read may be overdue before nothing is confirmed any more.
 	tolerance = 3 * time.Second
 )
@@ -23,8 +28,11 @@ const (
 // no clock; one goroutine has it.
 type ledger struct {
 	all   []*entry // in the order of their sources
-	queue queue    // those that are not being read, by due
+	queue queue    // those that are not being read, by due, but for the silent ones
+	mute  queue    // those of them that are silent
 	busy  map[*entry]time.Time
+	// muted counts the silent ones that are being read.
+	muted int
 	// failing and unread count entries.
 	failing, unread int
 }
@@ -42,7 +50,9 @@ type entry struct {
 	due   time.Time
 	// began is when the last read did.
 	began time.Time
-	at    int // its place in the queue, -1 while it is being read
+	at    int // its place in its queue, -1 while it is being read
+	// silent says that the last read failed because nobody answered.
+	silent bool
 }
 
 func newLedger(services []service, now time.Time) *ledger {
@@ -55,19 +65,29 @@ func newLedger(services []service, now time.Time) *ledger {
 	return l
 }
 
-// next takes the entry that is to be read now out of the queue, or gives nil.
-func (l *ledger) next(now time.Time) *entry {
-	if len(l.queue) == 0 || l.queue[0].due.After(now) {
-		return nil
+// readable gives the queues from which an entry may be taken.
+func (l *ledger) readable() []queue {
+	if l.muted < maxSilent {
+		return []queue{l.queue, l.mute}
 	}
-	return l.take(l.queue[0], now)
+	return []queue{l.queue}
 }
 
-// idlest takes the entry whose last read began longest ago, due or not, or gives nil while each
-// is being read.
+// next takes the entry that is to be read now out of its queue, or gives nil.
+func (l *ledger) next(now time.Time) *entry {
+	for _, q := range l.readable() {
+		if len(q) > 0 && !q[0].due.After(now) {
+			return l.take(q[0], now)
+		}
+	}
+	return nil
+}
+
+// idlest takes the entry whose last read began longest ago, due or not, or gives nil while there
+// is none to be read.
 func (l *ledger) idlest(now time.Time) *entry {
 	var oldest *entry
-	for _, e := range l.queue {
+	for _, e := range slices.Concat(l.readable()...) {
 		if oldest == nil || e.began.Before(oldest.began) {
 			oldest = e
 		}
@@ -78,25 +98,45 @@ func (l *ledger) idlest(now time.Time) *entry {
 	return l.take(oldest, now)
 }
 
+// queueOf gives the queue of an entry.
+func (l *ledger) queueOf(e *entry) *queue {
+	if e.silent {
+		return &l.mute
+	}
+	return &l.queue
+}
+
 func (l *ledger) take(e *entry, now time.Time) *entry {
-	heap.Remove(&l.queue, e.at)
+	heap.Remove(l.queueOf(e), e.at)
+	if e.silent {
+		l.muted++
+	}
 	l.busy[e] = now
 	e.began = now
 	return e
 }
 
-func (l *ledger) put(e *entry, due time.Time) {
+// put puts an entry back that was read. It marks it by how that went.
+func (l *ledger) put(e *entry, due time.Time, err error) {
+	if e.silent {
+		l.muted--
+	}
+	var u unanswered
+	e.silent = errors.As(err, &u) && u.silent()
 	delete(l.busy, e)
 	e.due = due
-	heap.Push(&l.queue, e)
+	heap.Push(l.queueOf(e), e)
 }
 
-// wake is how long nothing is due.
+// wake is how long nothing is due that may be read.
 func (l *ledger) wake(now time.Time) time.Duration {
-	if len(l.queue) == 0 {
-		return time.Hour // all are being read
+	wait := time.Hour // all are being read
+	for _, q := range l.readable() {
+		if len(q) > 0 {
+			wait = min(wait, max(q[0].due.Sub(now), 0))
+		}
 	}
-	return max(l.queue[0].due.Sub(now), 0)
+	return wait
 }
 
 // done takes a good read in and reports whether it says something else than the one before.
@@ -116,14 +156,14 @@ func (l *ledger) done(e *entry, r reading, now time.Time) (changed bool) {
 	} else {
 		due = l.retry(e, now)
 	}
-	l.put(e, due)
+	l.put(e, due, r.stale)
 	return changed
 }
 
 // failed takes in that a read failed. The list stays.
 func (l *ledger) failed(e *entry, err error, now time.Time) {
 	l.mark(e, err)
-	l.put(e, l.retry(e, now))
+	l.put(e, l.retry(e, now), err)
 }
 
 func (l *ledger) mark(e *entry, err error) {

@@ -2,6 +2,7 @@ package dns
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 )
@@ -80,6 +81,49 @@ func TestLedgerIsCurrentWhileNothingFailsOrIsLate(t *testing.T) {
 	l.done(l.take(e, now), reading{outcome: noData, due: now.Add(10 * time.Second)}, now)
 	if !l.current(now) || l.trouble() != nil {
 		t.Errorf("all is well, yet %v", l.trouble())
+	}
+}
+
+// Names to which nobody answers keep their places for long; the others find some all the same.
+func TestLedgerKeepsPlacesForThoseThatAreAnswered(t *testing.T) {
+	now := time.Unix(1000, 0)
+	names := []string{"good"}
+	for i := range 2 * maxReads {
+		names = append(names, fmt.Sprintf("silent-%d", i))
+	}
+	l := ledgerOf(t, now, names...)
+	silence := fmt.Errorf("wrapped: %w", unanswered{{kind: kindTimeout}})
+	for e := l.next(now); e != nil; e = l.next(now) {
+		if e.source == "good" {
+			l.done(e, reading{outcome: noData, due: now.Add(time.Minute)}, now)
+		} else {
+			l.failed(e, silence, now)
+		}
+	}
+	now = now.Add(time.Minute)
+	taken := map[string]*entry{}
+	for e := l.next(now); e != nil; e = l.next(now) {
+		taken[e.source] = e
+	}
+	if len(taken) != 1+maxSilent || taken["good"] == nil {
+		t.Fatalf("%d are read at a time, want the good one and %d of those that are silent", len(taken), maxSilent)
+	}
+	if d := l.wake(now); d != time.Hour {
+		t.Errorf("it wakes after %v, though nothing more may be read", d)
+	}
+	var silent *entry
+	for _, e := range taken {
+		if e.silent {
+			silent = e
+		}
+	}
+	l.done(silent, reading{outcome: noData, due: now.Add(time.Minute)}, now)
+	if e := l.next(now); e == nil || !e.silent || l.next(now) != nil {
+		t.Error("one was answered: another one has its place")
+	}
+	l.done(taken["good"], reading{outcome: noData, due: now.Add(time.Minute), stale: errors.New("a target")}, now)
+	if taken["good"].silent {
+		t.Error("a refusal is no silence")
 	}
 }
 

@@ -70,9 +70,11 @@ func (l *lookups) read(ctx context.Context, s service, before map[string]hosts, 
 		if h.at.After(r.at) {
 			r.at = h.at
 		}
-		if h.lost != nil && h.outcome != unread && r.stale == nil {
-			r.stale = fmt.Errorf("%s, target %s %s: %w", s.ask, name, familyWords(s.family), h.lost)
+		if h.lost != nil && h.outcome != unread {
 			l.metrics.stale.Inc()
+			if r.stale == nil {
+				r.stale = fmt.Errorf("%s, target %s %s: %w", s.ask, name, familyWords(s.family), h.lost)
+			}
 		}
 	}
 	r.snap = s.srvSnapshot(srv, r.targets)
@@ -81,7 +83,8 @@ func (l *lookups) read(ctx context.Context, s service, before map[string]hosts, 
 
 // targets finds the hosts of all targets. One that cannot be read keeps its addresses (RFC 8767).
 // One that was never read ends the first read of the service, as nobody could tell it from one
-// that is gone; later it is left out until it can be read.
+// that is gone; later it is left out until it can be read, unless nothing would be left: a service
+// is not emptied by a failure.
 func (l *lookups) targets(ctx context.Context, s service, srv *set, before map[string]hosts) (map[string]hosts, error) {
 	var (
 		mu      sync.Mutex
@@ -121,10 +124,19 @@ func (l *lookups) targets(ctx context.Context, s service, srv *set, before map[s
 	switch {
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
-	case before == nil && missing != nil:
+	case missing != nil && (before == nil || !anyAddress(out)):
 		return nil, missing
 	}
 	return out, nil
+}
+
+func anyAddress(targets map[string]hosts) bool {
+	for _, h := range targets {
+		if len(h.addrs) > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // targetNames gives the names that SRV records point at, each once.

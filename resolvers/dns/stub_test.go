@@ -1,6 +1,7 @@
 package dns
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"strings"
@@ -8,8 +9,6 @@ import (
 	"testing"
 
 	miekg "github.com/miekg/dns"
-
-	"github.com/farcall/farcall/internal/testkit"
 )
 
 // stub is a DNS server in the test's own process, for answers that real ones give rarely or never.
@@ -29,33 +28,48 @@ type stub struct {
 func newStub(t testing.TB, records ...string) *stub {
 	t.Helper()
 	s := &stub{records: map[question][]miekg.RR{}, rcodes: map[string]int{}, asked: map[question]int{}, ports: map[string]bool{}}
-	s.addr = serve(t, s.answer, "udp", "tcp")
+	udp, tcp := listen(t)
+	s.addr = tcp.Addr().String()
+	serve(t, &miekg.Server{PacketConn: udp, Handler: miekg.HandlerFunc(s.answer)})
+	serve(t, &miekg.Server{Listener: tcp, Handler: miekg.HandlerFunc(s.answer)})
 	s.add(t, records...)
 	return s
 }
 
-// serve runs a handler until the test ends.
-func serve(t testing.TB, handle miekg.HandlerFunc, networks ...string) (addr string) {
+// listen binds one port for UDP and for TCP. Whoever takes them closes them.
+func listen(t testing.TB) (udp net.PacketConn, tcp net.Listener) {
 	t.Helper()
-	addr = fmt.Sprintf("127.0.0.1:%d", testkit.FreePort(t))
-	var running sync.WaitGroup
-	t.Cleanup(running.Wait)
-	for _, network := range networks {
-		up, failed := make(chan struct{}), make(chan error, 1)
-		srv := &miekg.Server{Addr: addr, Net: network, Handler: handle, NotifyStartedFunc: func() { close(up) }}
-		running.Go(func() { failed <- srv.ListenAndServe() })
-		select {
-		case <-up:
-		case err := <-failed:
+	for range 100 {
+		tcp, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() {
-			if err := srv.Shutdown(); err != nil {
-				t.Error(err)
-			}
-		})
+		udp, err := net.ListenPacket("udp", tcp.Addr().String())
+		if err == nil {
+			return udp, tcp
+		}
+		tcp.Close() // somebody has the other half
 	}
-	return addr
+	t.Fatal("no port is free for both UDP and TCP")
+	return nil, nil
+}
+
+// serve runs a server on what it was given until the test ends.
+func serve(t testing.TB, srv *miekg.Server) {
+	t.Helper()
+	up, ended := make(chan struct{}), make(chan error, 1)
+	srv.NotifyStartedFunc = func() { close(up) }
+	go func() { ended <- srv.ActivateAndServe() }()
+	select {
+	case <-up:
+	case err := <-ended:
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := errors.Join(srv.Shutdown(), <-ended); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 func rr(t testing.TB, text string) miekg.RR {

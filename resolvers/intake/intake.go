@@ -205,8 +205,9 @@ func (i *Intake) Run(ctx context.Context, changed func(Change)) error {
 }
 
 // Confirmed says when every registry had last been confirmed (the time of the one that was so
-// longest ago), and whether all of them ever were; without any registry it is false. It moves only when all that was read until
-// then has been handed to changed: it tells of work done, not of an open connection.
+// longest ago), and whether all of them ever were; without any registry it is false. It moves
+// only when all that was read until then has been handed to changed: it tells of work done, not
+// of an open connection.
 func (i *Intake) Confirmed() (time.Time, bool) {
 	if at := i.confirmed.Load(); at != nil {
 		return *at, true

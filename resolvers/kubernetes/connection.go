@@ -70,6 +70,8 @@ type connection struct {
 	// namespace is not read.
 	home     *table
 	origin   string // of the credentials, for people
+	file     string // the kubeconfig; empty: the pod's service account
+	written  os.FileInfo
 	http     *http.Client
 	lines    *lines
 	metrics  *Metrics
@@ -116,16 +118,17 @@ func load(cfg Config) (*rest.Config, error) {
 
 // connect prepares a connection that ends with ctx or close. It sends nothing.
 func (r *Resolver) connect(ctx context.Context) (*connection, error) {
+	c := &connection{
+		origin: "the pod's service account", file: r.cfg.Kubeconfig, metrics: r.metrics, registry: r.name,
+		lines: newLines(ctx),
+	}
+	if c.file != "" {
+		c.origin = "kubeconfig " + c.file
+		c.written, _ = os.Stat(c.file) // before it is read, which says what is wrong with it
+	}
 	rc, err := load(r.cfg)
 	if err != nil {
 		return nil, fmt.Errorf("kubernetes: %w", err)
-	}
-	c := &connection{
-		origin: "the pod's service account", metrics: r.metrics, registry: r.name,
-		lines: newLines(ctx),
-	}
-	if r.cfg.Kubeconfig != "" {
-		c.origin = "kubeconfig " + r.cfg.Kubeconfig
 	}
 	rc.UserAgent = "farcall"
 	rc.QPS, rc.Burst = queries, burst
@@ -147,6 +150,12 @@ func (r *Resolver) connect(ctx context.Context) (*connection, error) {
 	if len(namespaces) == 0 {
 		namespaces = []string{metav1.NamespaceAll}
 	}
+	if r.cfg.Regions {
+		// First, so that each instance finds its node there: a node that comes later is looked for in
+		// every EndpointSlice.
+		c.tables = append(c.tables, &table{resource: "nodes", client: core, metadata: true,
+			list: func() runtime.Object { return &metav1.PartialObjectMetadataList{} }})
+	}
 	services := func() runtime.Object { return &corev1.ServiceList{} }
 	for _, ns := range namespaces {
 		if ns == metav1.NamespaceAll || ns == metav1.NamespaceDefault {
@@ -156,11 +165,17 @@ func (r *Resolver) connect(ctx context.Context) (*connection, error) {
 			&table{resource: "services", namespace: ns, client: core, list: services},
 			&table{resource: "endpointslices", namespace: ns, client: discovery, list: func() runtime.Object { return &discoveryv1.EndpointSliceList{} }})
 	}
-	if r.cfg.Regions {
-		c.tables = append(c.tables, &table{resource: "nodes", client: core, metadata: true,
-			list: func() runtime.Object { return &metav1.PartialObjectMetadataList{} }})
-	}
 	return c, nil
+}
+
+// rewritten reports whether the kubeconfig is another file than the one that was read.
+func (c *connection) rewritten() bool {
+	if c.file == "" {
+		return false
+	}
+	is, err := os.Stat(c.file)
+	return err == nil && (c.written == nil || !os.SameFile(is, c.written) ||
+		is.Size() != c.written.Size() || !is.ModTime().Equal(c.written.ModTime()))
 }
 
 func restClient(rc *rest.Config, client *http.Client, apiPath string, gv schema.GroupVersion) (*rest.RESTClient, error) {
@@ -310,13 +325,13 @@ func (c *connection) probe(ctx context.Context, t *table) (revision string, err 
 	return m.GetResourceVersion(), nil
 }
 
-// identify is a probe that asks which cluster answers, too: for the uid of default/kubernetes,
-// empty while that is not there.
-func (c *connection) identify(ctx context.Context) (revision, cluster string, err error) {
+// identify asks which cluster answers: for the uid of default/kubernetes, empty while that is not
+// there.
+func (c *connection) identify(ctx context.Context) (cluster string, err error) {
 	only := metav1.ListOptions{FieldSelector: "metadata.name=" + home.name}
-	page, m, err := c.page(ctx, c.home, "probe", only, probeTimeout)
+	page, _, err := c.page(ctx, c.home, "probe", only, probeTimeout)
 	if err != nil {
-		return "", "", err
+		return "", err
 	}
 	err = meta.EachListItem(page, func(o runtime.Object) error {
 		if s, ok := o.(*corev1.Service); ok {
@@ -324,7 +339,7 @@ func (c *connection) identify(ctx context.Context) (revision, cluster string, er
 		}
 		return nil
 	})
-	return m.GetResourceVersion(), cluster, err
+	return cluster, err
 }
 
 func (c *connection) page(ctx context.Context, t *table, verb string, opts metav1.ListOptions, timeout time.Duration) (runtime.Object, metav1.ListInterface, error) {
@@ -342,7 +357,7 @@ func (c *connection) page(ctx context.Context, t *table, verb string, opts metav
 	c.count(t, verb, err)
 	if err != nil {
 		if ctx.Err() != nil && errors.Is(err, context.DeadlineExceeded) {
-			err = fmt.Errorf("no answer within %s: %w", timeout, context.DeadlineExceeded)
+			err = silence(timeout)
 		}
 		return nil, nil, c.words("list", t, err)
 	}

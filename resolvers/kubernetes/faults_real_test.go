@@ -215,18 +215,38 @@ func TestRealAnotherCluster(t *testing.T) {
 	}
 	rec, _ := run(t, Config{Kubeconfig: config.Write(t)})
 	testkit.Eventually(t, testkit.Context(t), "the first cluster is listed", func() error { return want(rec.instances(), 1) })
-	mend := g.breakIt(t)
-	testkit.Eventually(t, testkit.Context(t), "the failure is told", rec.failedWith("in all namespaces"))
-	g.mu.Lock()
-	g.server = two.Addr
-	g.mu.Unlock()
-	mend()
+	g.turn(two.Addr)
 	testkit.Eventually(t, testkit.Context(t), "the other cluster is told as a reset", func() error {
 		if u := rec.last(); !u.Full || !strings.Contains(u.Reset, "another cluster answers") {
 			return fmt.Errorf("full %v, reset %q", u.Full, u.Reset)
 		}
 		return want(rec.instances(), 100)
 	})
+	if updates, _, _ := rec.all(); len(updates) != 2 {
+		t.Errorf("%d updates; want both clusters' full lists, and nothing that the watches say of the other one", len(updates))
+	}
+}
+
+// TestRealAnotherKubeconfig: the API server has moved, and the kubeconfig says where to.
+func TestRealAnotherKubeconfig(t *testing.T) {
+	srv := testkit.Kubernetes(t)
+	h := handOf(t, srv)
+	h.fill("default", "cart")
+	before, after := gateTo(t, srv.Addr), gateTo(t, srv.Addr)
+	config := srv.As(testkit.KubernetesAdmin)
+	config.Server = before.url()
+	path := config.Write(t)
+	rec, _ := run(t, Config{Kubeconfig: path})
+	testkit.Eventually(t, testkit.Context(t), "it is listed", func() error { return want(rec.instances(), 1) })
+	before.breakIt(t)
+	testkit.Eventually(t, testkit.Context(t), "the failure is told", rec.failedWith("list ", "is the server in kubeconfig "+path))
+	config.Server = after.url()
+	if err := os.Rename(config.Write(t), path); err != nil {
+		t.Fatal(err)
+	}
+	testkit.Eventually(t, within(t, 15*time.Second), "it is read at its new place", rec.confirmedSince(time.Now()))
+	h.drop("services", "default", "cart")
+	testkit.Eventually(t, within(t, 15*time.Second), "and followed", rec.shows())
 }
 
 // TestRealErrorsSayWhatToDo: what a person reads where nothing can be read.

@@ -25,9 +25,12 @@ type probe struct {
 	revision string
 	// floor is what had been seen of the table before the question.
 	floor string
-	// cluster is which one answered; empty where that was not asked.
-	cluster string
-	err     error
+	// identified says that it also asked which cluster answers, and cluster what it is; lost is how
+	// many connections had been lost by then.
+	identified bool
+	cluster    string
+	lost       int
+	err        error
 }
 
 // follow keeps what was published up to date. It returns nil when everything is to be read
@@ -78,10 +81,14 @@ type following struct {
 	asking bool
 	// alive says that a probe was answered since the last confirmation.
 	alive bool
-	// doubt says that a connection was lost since the cluster was last identified: behind the same
-	// address there may be another one by now.
-	doubt bool
+	// lost counts the connections that were lost, and known is how many of them the last
+	// identification of the cluster came after.
+	lost, known int
 }
+
+// doubt reports whether there may be another cluster behind the same address by now: then nothing
+// of what the watches say is told.
+func (f *following) doubt() bool { return f.c.home != nil && f.known < f.lost }
 
 // ask gives the next probe to run, nil while one is under way. Each table has its turn, so that
 // the right to each is tried, too; one that fails keeps it.
@@ -91,16 +98,12 @@ func (f *following) ask() func(context.Context, chan<- news) {
 	}
 	f.asking = true
 	c, t := f.c, f.c.tables[f.turn]
-	identify := f.doubt && c.home != nil
-	if identify {
-		t = c.home
-	}
-	floor := f.seen.revisions[t.resource]
+	p := &probe{floor: f.seen.revisions[t.resource], identified: f.doubt(), lost: f.lost}
 	return func(ctx context.Context, feed chan<- news) {
-		p := &probe{floor: floor}
-		if identify {
-			p.revision, p.cluster, p.err = c.identify(ctx)
-		} else {
+		if p.identified {
+			p.cluster, p.err = c.identify(ctx)
+		}
+		if p.err == nil {
 			p.revision, p.err = c.probe(ctx, t)
 		}
 		send(ctx, feed, news{table: t, probe: p})
@@ -121,7 +124,9 @@ func (f *following) hear(n news, feed <-chan news) (again bool, err error) {
 		}
 		break
 	}
-	f.publish()
+	if f.reset == "" && !f.doubt() {
+		f.publish()
+	}
 	if again {
 		return true, err
 	}
@@ -140,7 +145,7 @@ func (f *following) take(n news) (again bool, err error) {
 		return f.apply(n.table, *n.event), nil
 	case n.ended != nil:
 		delete(f.open, n.table)
-		return f.end(n.ended.err)
+		return f.end(*n.ended)
 	case n.probe != nil:
 		return f.judge(n.table, *n.probe)
 	}
@@ -149,6 +154,7 @@ func (f *following) take(n news) (again bool, err error) {
 
 // apply takes one event in.
 func (f *following) apply(t *table, e watch.Event) (again bool) {
+	was := f.l.cluster
 	switch e.Type {
 	case watch.Added, watch.Modified:
 		f.l.take(e.Object)
@@ -159,7 +165,7 @@ func (f *following) apply(t *table, e watch.Event) (again bool) {
 	if o, err := meta.Accessor(e.Object); err == nil { // the watcher looked
 		f.seen.note(t.resource, o.GetResourceVersion())
 	}
-	if e.Type == watch.Deleted && f.l.cluster == "" {
+	if was != "" && f.l.cluster == "" {
 		f.seen.cluster = "" // the API server makes the Service again, with another uid
 	}
 	reason := f.seen.another(f.l.cluster)
@@ -169,7 +175,11 @@ func (f *following) apply(t *table, e watch.Event) (again bool) {
 }
 
 // end takes in that a watch ended.
-func (f *following) end(err error) (again bool, _ error) {
+func (f *following) end(e ended) (again bool, _ error) {
+	err := e.err
+	if e.early || err != nil && !answered(err) {
+		f.lost++
+	}
 	switch {
 	case err == nil:
 		return false, nil
@@ -179,7 +189,6 @@ func (f *following) end(err error) (again bool, _ error) {
 	case stale(err):
 		return true, err
 	}
-	f.doubt = f.doubt || !answered(err)
 	f.out.Failed(err)
 	return false, nil
 }
@@ -189,12 +198,12 @@ func (f *following) judge(t *table, p probe) (again bool, err error) {
 	f.asking = false
 	if p.err != nil {
 		f.alive = false
-		if stale(p.err) {
+		if stale(p.err) || !answered(p.err) && f.c.rewritten() {
 			return true, p.err
 		}
 		f.out.Failed(p.err)
 		if !answered(p.err) {
-			f.doubt = true
+			f.lost++
 			// The watches may hang on a connection that is dead while the next probe takes another
 			// one. They have to be opened anew before anything is confirmed.
 			for _, w := range f.watchers {
@@ -214,12 +223,11 @@ func (f *following) judge(t *table, p probe) (again bool, err error) {
 		return true, nil
 	}
 	f.seen.note(t.resource, p.revision)
-	f.doubt = false
-	if t == f.c.home {
-		return false, nil // the other tables are probed before anything is confirmed
+	if p.identified {
+		f.known = p.lost
 	}
 	f.turn = (f.turn + 1) % len(f.c.tables)
-	f.alive = true
+	f.alive = !f.doubt()
 	return false, nil
 }
 

@@ -36,6 +36,9 @@ func TestConfirmTakesEveryWatchAndAProbe(t *testing.T) {
 	rec := &record{}
 	f, services, slices := followed(rec)
 	good := func(t *table) news { return news{table: t, probe: &probe{revision: "200", floor: "100"}} }
+	identified := func(lost int) news {
+		return news{table: slices, probe: &probe{revision: "200", floor: "100", identified: true, lost: lost}}
+	}
 	for _, step := range []struct {
 		what     string
 		n        news
@@ -53,11 +56,15 @@ func TestConfirmTakesEveryWatchAndAProbe(t *testing.T) {
 		{"a probe is refused", news{table: services, probe: &probe{err: apierrors.NewServiceUnavailable("x")}}, 3, false},
 		{"the next is not", good(services), 4, false},
 		{"a probe without an answer", news{table: services, probe: &probe{err: errors.New("no answer")}}, 4, false},
-		{"the next tells which cluster it is", news{table: f.c.home, probe: &probe{revision: "200", floor: "100"}}, 4, false},
-		{"a probe, but the watches are to be opened anew", good(services), 4, false},
-		{"one is", news{table: services, opened: true}, 4, false},
-		{"and the other", news{table: slices, opened: true}, 5, false},
-		{"an answer from the past", news{table: services, probe: &probe{revision: "99", floor: "100"}}, 5, true},
+		{"one watch is opened anew", news{table: services, opened: true}, 4, false},
+		{"and the other", news{table: slices, opened: true}, 4, false},
+		{"a probe that was under way does not tell which cluster it is", good(services), 4, false},
+		{"the next does", identified(1), 5, false},
+		{"a watch ends early", news{table: services, ended: &ended{early: true}}, 5, false},
+		{"it is open again", news{table: services, opened: true}, 5, false},
+		{"which cluster it was before is known", identified(1), 5, false},
+		{"and now", identified(2), 6, false},
+		{"an answer from the past", news{table: services, probe: &probe{revision: "99", floor: "100"}}, 6, true},
 	} {
 		again, err := f.hear(step.n, make(chan news))
 		if _, confirms, _ := rec.all(); len(confirms) != step.confirms || again != step.again || err != nil {
@@ -100,6 +107,40 @@ func TestWhatWaitsIsPublishedTogether(t *testing.T) {
 	}
 }
 
+// TestInDoubtNothingIsTold: after a lost connection another cluster may answer. What the watches say
+// then waits until it is known which one it is, and is never told where it is another.
+func TestInDoubtNothingIsTold(t *testing.T) {
+	for _, tt := range []struct {
+		what    string
+		cluster string
+		updates int
+	}{{"the same", "1", 1}, {"another", "2", 0}} {
+		rec := &record{}
+		f, services, table := followed(rec)
+		f.l.take(svc("cart"))
+		f.l.take(slc("cart", "cart-1", "a@10.0.0.1"))
+		f.l.changes()
+		f.seen.cluster = "1"
+		hear := func(n news) (again bool) {
+			again, err := f.hear(n, make(chan news))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return again
+		}
+		hear(news{table: services, ended: &ended{early: true}})
+		hear(news{table: services, opened: true})
+		hear(event(table, watch.Deleted, slc("cart", "cart-1")))
+		if updates, _, _ := rec.all(); len(updates) > 0 {
+			t.Errorf("%s: told before it was known which cluster it is: %+v", tt.what, updates)
+		}
+		again := hear(news{table: services, probe: &probe{revision: "200", identified: true, lost: 1, cluster: tt.cluster}})
+		if updates, _, _ := rec.all(); len(updates) != tt.updates || again != (tt.updates == 0) {
+			t.Errorf("%s cluster: %d updates, again %v", tt.what, len(updates), again)
+		}
+	}
+}
+
 func TestWhenAllIsReadAgain(t *testing.T) {
 	home := func(uid types.UID) *corev1.Service {
 		return &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "kubernetes", ResourceVersion: "101", UID: uid}}
@@ -112,13 +153,13 @@ func TestWhenAllIsReadAgain(t *testing.T) {
 		reset string
 	}{
 		{"a watch has expired", func(t *table) []news {
-			return []news{{table: t, ended: &ended{apierrors.NewResourceExpired("too old")}}}
+			return []news{{table: t, ended: &ended{err: apierrors.NewResourceExpired("too old")}}}
 		}, true, false, ""},
 		{"the credentials are refused", func(t *table) []news {
-			return []news{{table: t, ended: &ended{apierrors.NewUnauthorized("x")}}}
+			return []news{{table: t, ended: &ended{err: apierrors.NewUnauthorized("x")}}}
 		}, true, true, ""},
 		{"another error is waited out", func(t *table) []news {
-			return []news{{table: t, ended: &ended{errors.New("x")}}}
+			return []news{{table: t, ended: &ended{err: errors.New("x")}}}
 		}, false, false, ""},
 		{"another cluster", func(t *table) []news {
 			return []news{event(t, watch.Modified, home("1")), event(t, watch.Added, home("2"))}

@@ -112,6 +112,16 @@ func (g *gate) pass(to, from net.Conn) {
 	}
 }
 
+// turn leads to another server from now on; what is open to the present one is cut.
+func (g *gate) turn(server string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.server = server
+	for c := range g.conns {
+		c.Close()
+	}
+}
+
 func (g *gate) breakIt(testing.TB) (mend func()) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -22,6 +22,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/go-logr/logr"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/klog/v2"
@@ -33,7 +34,8 @@ import (
 // Config says which cluster is read and which of its Services are taken.
 type Config struct {
 	// Kubeconfig is the path of a kubeconfig file; when empty, the credentials that Kubernetes
-	// gives to pods are used. It is read again whenever reading the cluster fails.
+	// gives to pods are used. It is read again when they are refused, and when the file is another
+	// one and the API server does not answer.
 	Kubeconfig string
 	// Context is which of the kubeconfig's contexts; its current one when empty.
 	Context string
@@ -111,8 +113,9 @@ type Resolver struct {
 
 var _ resolvers.Resolver = (*Resolver)(nil)
 
-// takeKlog makes client-go's log lines ours. There is one such log in a process, and it may be
-// exchanged only while nobody writes to it: so the first Resolver that is made does it.
+// takeKlog makes ours what client-go logs without a context, which is little. There is one such
+// log in a process, and it may be exchanged only while nobody writes to it: so the first Resolver
+// that is made does it.
 var takeKlog sync.Once
 
 // New makes a Resolver. It reads the kubeconfig and the files that this names, and connects to
@@ -138,6 +141,8 @@ func New(cfg Config, deps Deps) (*Resolver, error) {
 // Run implements resolvers.Resolver. It goes on through every failure of the API server,
 // telling the Sink, and returns only with ctx.
 func (r *Resolver) Run(ctx context.Context, out resolvers.Sink) error {
+	ours := r.log.With("from", "client-go", "registry", r.name)
+	ctx = klog.NewContext(ctx, logr.FromSlogHandler(ours.Handler()))
 	var wait backoff
 	for ctx.Err() == nil {
 		read, err := r.round(ctx, out)
@@ -181,6 +186,9 @@ func (r *Resolver) full(ctx context.Context, c *connection, out resolvers.Sink) 
 		at[t] = revision
 	}
 	r.suspect(r.seen.compare(at, l.cluster))
+	if r.reset != "" {
+		r.seen = seen{} // a cluster that begins has no Service default/kubernetes yet, and tells of it later
+	}
 	r.seen.replace(at, l.cluster)
 	u := catalog.Update{Full: true, Snapshots: l.everything(), Reset: r.reset, Revision: r.seen.revision()}
 	if r.reset != "" {

@@ -16,7 +16,11 @@ import (
 	"github.com/farcall/farcall/internal/testkit"
 )
 
-func TestMain(m *testing.M) { testkit.Main(m) }
+func TestMain(m *testing.M) {
+	// The first Resolver's log is klog's, too, for as long as the process lives: no test's own.
+	_, _ = New(Config{Context: "without a kubeconfig"}, Deps{Log: testkit.Quiet()})
+	testkit.Main(m)
+}
 
 // record is a Sink that keeps what it is told.
 type record struct {

@@ -36,7 +36,12 @@ type news struct {
 }
 
 // ended says that a watch is not open any more; err is nil where nothing is wrong with that.
-type ended struct{ err error }
+type ended struct {
+	err error
+	// early says that it was over before the time that had been asked for: a connection was lost, or
+	// an API server went.
+	early bool
+}
 
 // watcher keeps the watch of one table open and hands on what it says.
 type watcher struct {
@@ -63,12 +68,13 @@ func (w *watcher) again() {
 func (w *watcher) run(ctx context.Context) {
 	var wait backoff
 	for ctx.Err() == nil {
-		opened, err := w.once(ctx)
-		if opened {
-			wait = backoff{}
+		began := time.Now()
+		end := w.once(ctx)
+		if time.Since(began) > backoffMost {
+			wait = backoff{} // one that opens and ends at once is no better than one that does not open
 		}
-		w.send(ctx, news{table: w.t, ended: &ended{err}})
-		if expired(err) {
+		w.send(ctx, news{table: w.t, ended: &end})
+		if expired(end.err) {
 			return
 		}
 		pause(ctx, wait.next())
@@ -76,7 +82,7 @@ func (w *watcher) run(ctx context.Context) {
 }
 
 // once opens the watch and hands on what it says until it ends.
-func (w *watcher) once(ctx context.Context) (opened bool, err error) {
+func (w *watcher) once(ctx context.Context) ended {
 	attempt, cancel := context.WithCancel(ctx)
 	defer cancel()
 	w.mu.Lock()
@@ -84,16 +90,18 @@ func (w *watcher) once(ctx context.Context) (opened bool, err error) {
 	w.mu.Unlock()
 
 	opening := time.AfterFunc(openTimeout, cancel)
-	stream, err := w.c.watch(attempt, w.t, w.revision, watchLeast+rand.N(watchMost-watchLeast))
+	lasting := (watchLeast + rand.N(watchMost-watchLeast)).Truncate(time.Second)
+	over := time.Now().Add(lasting) // the API server counts from later on
+	stream, err := w.c.watch(attempt, w.t, w.revision, lasting)
 	late := !opening.Stop()
 	if err != nil {
 		switch {
 		case late && ctx.Err() == nil:
-			return false, w.failed(fmt.Errorf("no answer within %s", openTimeout))
+			return ended{err: w.failed(silence(openTimeout))}
 		case attempt.Err() != nil:
-			return false, nil // somebody wanted it so
+			return ended{} // somebody wanted it so
 		}
-		return false, err
+		return ended{err: err}
 	}
 	defer func() {
 		stream.Stop()
@@ -103,34 +111,34 @@ func (w *watcher) once(ctx context.Context) (opened bool, err error) {
 	select {
 	case e, ok := <-stream.ResultChan():
 		if !ok { // what client-go makes of a connection that broke off
-			return false, w.failed(errors.New("the API server broke the connection off"))
+			return ended{err: w.failed(errors.New("the API server broke the connection off"))}
 		}
 		w.send(ctx, news{table: w.t, opened: true})
 		if err := w.hand(ctx, e); err != nil {
-			return true, err
+			return ended{err: err}
 		}
 	default:
 		w.send(ctx, news{table: w.t, opened: true})
 	}
-	return true, w.listen(ctx, attempt, stream)
+	return w.listen(ctx, attempt, stream, over)
 }
 
-// listen hands on events.
-func (w *watcher) listen(ctx, attempt context.Context, stream watch.Interface) error {
+// listen hands on events. The API server ends the watch when over has come.
+func (w *watcher) listen(ctx, attempt context.Context, stream watch.Interface, over time.Time) ended {
 	quiet := time.NewTimer(quietFor)
 	defer quiet.Stop()
 	for {
 		select {
 		case <-attempt.Done():
-			return nil
+			return ended{}
 		case <-quiet.C:
-			return nil
+			return ended{early: true}
 		case e, ok := <-stream.ResultChan():
 			if !ok {
-				return nil
+				return ended{early: time.Now().Before(over)}
 			}
 			if err := w.hand(ctx, e); err != nil {
-				return err
+				return ended{err: err}
 			}
 			quiet.Reset(quietFor)
 		}

@@ -3,11 +3,14 @@ package kubernetes
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/url"
 	"strings"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 )
@@ -16,23 +19,34 @@ import (
 // is mended. What errors.Is and errors.As find in err is still found.
 func (c *connection) words(verb string, t *table, err error) error {
 	hint := ""
-	certificate, network := (*tls.CertificateVerificationError)(nil), (*net.OpError)(nil)
+	name, authority, network := x509.HostnameError{}, x509.UnknownAuthorityError{}, (*net.OpError)(nil)
 	switch {
 	case apierrors.IsForbidden(err):
 		hint = "give it the role in deploy/kubernetes/rbac.yaml"
 	case apierrors.IsUnauthorized(err):
 		hint = "the API server does not know the token or certificate of " + c.origin + ": renew it"
-	case errors.As(err, &certificate):
+	case apierrors.IsNotFound(err):
+		hint = "is the server in " + c.origin + " a Kubernetes API server, 1.21 or later?"
+	case errors.As(err, &name):
+		hint = "name the server in " + c.origin + " as its certificate does, or set tls-server-name there"
+	case errors.As(err, &authority):
 		hint = "the certificate authority in " + c.origin + " is not that of this API server"
 	case strings.HasPrefix(err.Error(), "serializer for "): // client-go has no type for it
 		hint = "is this a Kubernetes API server?"
-	case errors.As(err, &network) && network.Op == "dial":
+	case errors.As(err, &network), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		hint = "is the server in " + c.origin + " the right one, and up?"
+	case errors.Is(err, context.DeadlineExceeded):
+		hint = "is the server in " + c.origin + " up, and may this host reach it?"
 	}
 	if e := (*url.Error)(nil); errors.As(err, &e) && !errors.Is(err, context.DeadlineExceeded) {
 		err = e.Err // without the URL and its parameters
 	}
 	return &failure{text: plain(fmt.Sprintf("kubernetes: %s %s: %v", verb, t, err), hint), cause: err}
+}
+
+// silence is that no answer came within a time.
+func silence(within time.Duration) error {
+	return &failure{text: fmt.Sprintf("no answer within %s", within), cause: context.DeadlineExceeded}
 }
 
 // failure is an error in plain words.

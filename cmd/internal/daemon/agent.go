@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"slices"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -116,6 +117,36 @@ func (r registrars) Run(ctx context.Context, apps []resolvers.Registration) erro
 	return g.Wait()
 }
 
+// madeRegistrar is to a Registrar what made is to a Resolver.
+type madeRegistrar struct {
+	log  *slog.Logger
+	make func() (resolvers.Registrar, error)
+}
+
+// remakeEvery is how often a Registrar that could not be made is tried again.
+const remakeEvery = time.Second
+
+// Run makes the Registrar as soon as it can be made, and runs it.
+func (m *madeRegistrar) Run(ctx context.Context, apps []resolvers.Registration) error {
+	again := time.NewTicker(remakeEvery)
+	defer again.Stop()
+	for said := ""; ; {
+		it, err := m.make()
+		if err == nil {
+			return it.Run(ctx, apps)
+		}
+		if err.Error() != said {
+			said = err.Error()
+			m.log.Warn("applications cannot be registered", "error", err)
+		}
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
 // registrar makes what registers the agent's applications; nil where none asks for it.
 func (r *registries) registrar(c *config.Agent) (resolvers.Registrar, error) {
 	if !slices.ContainsFunc(c.Apps, func(a config.App) bool { return a.Register }) {
@@ -129,9 +160,11 @@ func (r *registries) registrar(c *config.Agent) (resolvers.Registrar, error) {
 		registry := c.Cluster + "/" + names[i]
 		switch {
 		case at.Consul != nil:
-			one, err = consul.NewRegistrar(consulConfig(at.Consul), consul.Deps{Log: r.log, Metrics: r.consul, Registry: registry})
+			one = &madeRegistrar{log: r.log.With("registry", names[i]), make: func() (resolvers.Registrar, error) {
+				return consul.NewRegistrar(consulConfig(at.Consul), consul.Deps{Log: r.log, Metrics: r.consul, Registry: registry})
+			}}
 		case at.MDNS != nil:
-			one, err = mdns.NewRegistrar(mdns.Config{Interfaces: at.MDNS.Interfaces, TTL: at.MDNS.TTL}, mdns.Deps{Log: r.log, Metrics: r.mdns, Registry: registry})
+			one, err = mdns.NewRegistrar(mdnsConfig(at.MDNS), mdns.Deps{Log: r.log, Metrics: r.mdns, Registry: registry})
 		default:
 			continue
 		}

@@ -6,6 +6,7 @@
 package daemon
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
@@ -74,22 +75,70 @@ func (r *registries) intake(cluster string, list []config.Resolver, g config.Gua
 	return cfg, nil
 }
 
-// resolver makes one resolver; name is what metrics call it. A new kind of registry is a folder,
-// a case here and a key in internal/config.
-func (r *registries) resolver(c config.Resolver, name string) (resolvers.Resolver, error) {
+// CheckResolver says what is wrong with a block of a configuration that its registry's room alone
+// can tell, or nil. It opens nothing.
+func CheckResolver(c config.Resolver) error {
 	switch {
 	case c.Consul != nil:
-		return consul.New(consulConfig(c.Consul), consul.Deps{Log: r.log, Metrics: r.consul, Registry: name})
+		return consulConfig(c.Consul).Validate()
+	case c.DNS != nil:
+		return dnsConfig(c.DNS).Validate()
+	case c.Kubernetes != nil:
+		return kubernetesConfig(c.Kubernetes).Validate()
+	case c.MDNS != nil:
+		return mdnsConfig(c.MDNS).Validate()
+	}
+	return nil
+}
+
+// resolver makes one resolver; name is what metrics call it. A new kind of registry is a folder,
+// a case here and in CheckResolver, and a key in internal/config.
+func (r *registries) resolver(c config.Resolver, name string) (resolvers.Resolver, error) {
+	if err := CheckResolver(c); err != nil {
+		return nil, err
+	}
+	switch {
+	case c.Consul != nil:
+		return &made{make: func() (resolvers.Resolver, error) {
+			return consul.New(consulConfig(c.Consul), consul.Deps{Log: r.log, Metrics: r.consul, Registry: name})
+		}}, nil
 	case c.DNS != nil:
 		return dns.New(dnsConfig(c.DNS), dns.Deps{Log: r.log, Metrics: r.dns, Registry: name})
 	case c.Kubernetes != nil:
-		return kubernetes.New(kubernetesConfig(c.Kubernetes), kubernetes.Deps{Log: r.log, Metrics: r.kubernetes, Registry: name})
+		return &made{make: func() (resolvers.Resolver, error) {
+			return kubernetes.New(kubernetesConfig(c.Kubernetes), kubernetes.Deps{Log: r.log, Metrics: r.kubernetes, Registry: name})
+		}}, nil
 	case c.MDNS != nil:
-		return mdns.New(mdns.Config{Interfaces: c.MDNS.Interfaces, TTL: c.MDNS.TTL}, mdns.Deps{Log: r.log, Metrics: r.mdns, Registry: name})
+		return mdns.New(mdnsConfig(c.MDNS), mdns.Deps{Log: r.log, Metrics: r.mdns, Registry: name})
 	case c.File != nil:
 		return file.New(file.Config{Path: c.File.Path}, file.Deps{Log: r.log})
 	}
 	return nil, fmt.Errorf("a resolver of no kind")
+}
+
+// made is a resolver that is made when it is first run, for those that are made of files: one that
+// is missing or broken fails this registry, until it is mended, and not the daemon.
+type made struct {
+	make func() (resolvers.Resolver, error)
+	it   resolvers.Resolver
+}
+
+var _ resolvers.Resolver = (*made)(nil)
+
+// Run runs the resolver, or says why it cannot be made.
+func (m *made) Run(ctx context.Context, out resolvers.Sink) error {
+	if m.it == nil {
+		it, err := m.make()
+		if err != nil {
+			return err
+		}
+		m.it = it
+	}
+	return m.it.Run(ctx, out)
+}
+
+func mdnsConfig(c *config.MDNS) mdns.Config {
+	return mdns.Config{Interfaces: c.Interfaces, TTL: c.TTL}
 }
 
 func consulConfig(c *config.Consul) consul.Config {

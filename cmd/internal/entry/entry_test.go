@@ -60,7 +60,7 @@ func TestCommandLine(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			ran := false
 			d := Daemon[*config.Synchronizer]{
-				Name: "synchronizer", Short: "Test daemon", Read: config.ReadSynchronizer,
+				Name: "synchronizer", Short: "Test daemon", Read: func(path string) (*config.Synchronizer, error) { return config.ReadSynchronizer(path) },
 				Run: func(_ context.Context, cfg *config.Synchronizer, _ *slog.Logger) error {
 					ran = cfg.Federation == "demo"
 					return c.run
@@ -88,7 +88,7 @@ func TestCommandLine(t *testing.T) {
 func TestASignalIsAGoodEnd(t *testing.T) {
 	ctx, stop := context.WithCancel(testkit.Context(t))
 	d := Daemon[*config.Agent]{
-		Name: "agent", Short: "Test daemon", Read: config.ReadAgent,
+		Name: "agent", Short: "Test daemon", Read: func(path string) (*config.Agent, error) { return config.ReadAgent(path) },
 		Run: func(ctx context.Context, _ *config.Agent, _ *slog.Logger) error {
 			stop() // as a signal does
 			<-ctx.Done()
@@ -104,7 +104,7 @@ func TestASignalIsAGoodEnd(t *testing.T) {
 
 func TestLogFlags(t *testing.T) {
 	d := Daemon[*config.Synchronizer]{
-		Name: "synchronizer", Short: "Test daemon", Read: config.ReadSynchronizer,
+		Name: "synchronizer", Short: "Test daemon", Read: func(path string) (*config.Synchronizer, error) { return config.ReadSynchronizer(path) },
 		Run: func(_ context.Context, _ *config.Synchronizer, log *slog.Logger) error {
 			log.Debug("fine")
 			log.Warn("coarse")
