@@ -252,8 +252,10 @@ func (a *Agent) Run(ctx context.Context) error {
 	after := context.WithoutCancel(ctx)
 	needs, stopNeeds := context.WithCancel(after)
 	serves, stopServes := context.WithCancel(after)
+	tells, stopTells := context.WithCancel(after)
 	defer stopNeeds()
 	defer stopServes()
+	defer stopTells()
 
 	needed := start(needs, a.resolve, a.tracker.Run, a.serveMetrics)
 	served := start(serves,
@@ -261,11 +263,15 @@ func (a *Agent) Run(ctx context.Context) error {
 		func(ctx context.Context) error { return a.http.Run(ctx, a.deps.HTTP) },
 		func(ctx context.Context) error { return a.grpc.Run(ctx, a.deps.GRPC) },
 	)
-	told := start(life, a.uplink.Run, a.contributor.Run, a.register)
+	contributed := start(tells, a.contributor.Run)
+	told := start(life, a.uplink.Run, a.register)
 
 	<-life.Done()
 	a.drain()
 	told.Wait()
+	a.farewell(tells)
+	stopTells()
+	contributed.Wait()
 	stopServes()
 	served.Wait()
 	stopNeeds()
@@ -301,27 +307,54 @@ func (a *Agent) resolve(ctx context.Context) error {
 	})
 }
 
-// register keeps the node's applications in its registry.
-func (a *Agent) register(ctx context.Context) error {
-	var list []resolvers.Registration
+// registrations are the node's applications that ask to be registered.
+func (a *Agent) registrations() (list []resolvers.Registration, err error) {
 	for _, p := range a.cfg.Apps {
 		if !p.Register {
 			continue
 		}
 		host, port, err := splitPort(a.cfg.Address)
 		if err != nil {
-			return fmt.Errorf("register %s: %w", p.Name, err)
+			return nil, fmt.Errorf("register %s: %w", p.Name, err)
 		}
 		list = append(list, resolvers.Registration{
 			Name: p.Name, Node: a.cfg.Node, ID: fmt.Sprintf("%s-%s-%d", p.Name.Service, a.cfg.Node, p.Port),
 			Address: host, Port: p.Port, RelayPort: port,
 		})
 	}
+	return list, nil
+}
+
+// register keeps the node's applications in its registries.
+func (a *Agent) register(ctx context.Context) error {
+	list, err := a.registrations()
+	if err != nil {
+		return err
+	}
 	if a.deps.Registrar == nil || len(list) == 0 {
 		<-ctx.Done()
 		return ctx.Err()
 	}
 	return a.deps.Registrar.Run(ctx, list)
+}
+
+// farewellWithin is how long the registries may take to show that the applications were taken
+// back; multicast DNS takes a second (RFC 6762 section 10.1).
+const farewellWithin = 3 * time.Second
+
+// farewell waits until it can be told that the applications were taken back.
+func (a *Agent) farewell(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, farewellWithin)
+	defer cancel()
+	list, err := a.registrations()
+	if err != nil {
+		return // they were never registered
+	}
+	ids := make([]string, 0, len(list))
+	for _, r := range list {
+		ids = append(ids, r.ID)
+	}
+	a.contributor.Farewell(ctx, ids)
 }
 
 func splitPort(address string) (host string, port int, err error) {
@@ -338,7 +371,13 @@ func (a *Agent) degraded() []string {
 	var out []string
 	switch {
 	case !a.uplink.Connected():
-		out = append(out, "no feed: calls go on with what is known of other clusters")
+		word := "no feed: calls go on with what is known of other clusters"
+		if err := a.uplink.Trouble(); err != nil {
+			word += ": " + err.Error()
+		}
+		out = append(out, word)
+	case a.book.Stranger():
+		out = append(out, fmt.Sprintf("no synchronizer of this federation is configured for cluster %q: is its name right?", a.cfg.Cluster))
 	case a.uplink.Stale():
 		out = append(out, "the feed brings nothing new: every cluster is stale")
 	}

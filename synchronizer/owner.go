@@ -3,6 +3,7 @@ package synchronizer
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"slices"
 	"time"
 
@@ -69,7 +70,10 @@ type owner struct {
 	locality catalog.Locality
 	labels   map[string]string
 
-	full      bool // the first full publish of this term is done
+	full bool // the first full publish of this term is done
+	// partly has the registries that were unread at the last publish before that; nil before the
+	// first.
+	partly    map[string]struct{}
 	confirmed time.Time
 	times     times
 	described description
@@ -98,17 +102,21 @@ func (s *Synchronizer) newOwner(term *store.Term, now time.Time) *owner {
 	return o
 }
 
-// publish writes what the table holds unpublished; all of it until the first full publish. The
-// description comes first: a registry whose instances are in the store is in it, so that who
+// publish writes what the table holds unpublished. The description comes first: a registry whose instances are in the store is in it, so that who
 // takes over knows that they are somebody's.
 func (o *owner) publish(ctx context.Context) error {
 	if err := o.describe(ctx); err != nil {
 		return err
 	}
-	w := withUnread(o.table.take(!o.full), o.intake.Status())
+	w := withUnread(o.table.take(o.all), o.intake.Status())
+	unread := w.unread()
 	lists := make(map[catalog.Name]store.List, len(w.lists))
 	for n, l := range w.lists {
-		lists[n] = o.keepUnread(n, l, w)
+		lists[n] = store.List{Instances: l.Instances, Gone: l.Gone}
+		if !w.complete {
+			held, known := o.s.mirror.Instances(o.term.Cluster(), n)
+			lists[n] = keepUnread(l, held, known, unread)
+		}
 	}
 	full := w.complete && !o.full
 	if len(lists) > 0 || full {
@@ -121,7 +129,15 @@ func (o *owner) publish(ctx context.Context) error {
 		o.s.metrics.publishSeconds.Observe(time.Since(start).Seconds())
 		o.full = o.full || full
 	}
+	o.partly = unread
 	return nil
+}
+
+// all reports whether everything is to be published, and not only what changed: to begin with,
+// when the cluster is complete for the first time, and when it is not and a registry was read of
+// which something was kept.
+func (o *owner) all(w work) bool {
+	return !o.full && (o.partly == nil || w.complete || !maps.Equal(w.unread(), o.partly))
 }
 
 // withUnread adds the registries that were added since the work was put together: what the store
@@ -148,37 +164,30 @@ func (o *owner) repair(ctx context.Context) error {
 	if err := o.term.Distrust(ctx); err != nil {
 		return err
 	}
-	o.full = false
+	o.full, o.partly = false, nil
 	o.described = description{}
 	return o.publish(ctx)
 }
 
-// keepUnread adds what the store holds of registries that were not read since this process
-// began: a synchronizer that restarts while one of a cluster's registries is down must not
-// take that registry's silence for an empty list.
-func (o *owner) keepUnread(n catalog.Name, l intake.List, w work) store.List {
-	out := store.List{Instances: l.Instances, Gone: l.Gone}
-	if w.complete {
-		return out
-	}
-	held, known := o.s.mirror.Instances(o.term.Cluster(), n)
-	if known && l.Gone {
-		out.Gone = false
-	}
-	var kept []*catalog.Instance
+// keepUnread gives the list of a service in a cluster that is not complete: what was read, and
+// what the store holds (which knows the service or not) of registries that were not read since
+// this process began. A synchronizer that restarts while one of a cluster's registries is down
+// must not take that registry's silence for an empty list.
+func keepUnread(read intake.List, held []*catalog.Instance, known bool, unread map[string]struct{}) store.List {
+	out := store.List{Gone: read.Gone && !known}
+	rest := read.Instances // both lists are in identity order
 	for _, i := range held {
-		unread := slices.ContainsFunc(w.registries, func(r catalog.RegistryStatus) bool {
-			return r.Name == i.Registry && !r.Complete
-		})
-		if unread && !slices.ContainsFunc(l.Instances, func(x *catalog.Instance) bool { return x.ID == i.ID }) {
-			kept = append(kept, i)
+		if _, is := unread[i.Registry]; !is {
+			continue
+		}
+		for len(rest) > 0 && rest[0].ID.Compare(i.ID) < 0 {
+			out.Instances, rest = append(out.Instances, rest[0]), rest[1:]
+		}
+		if len(rest) == 0 || rest[0].ID != i.ID {
+			out.Instances = append(out.Instances, i)
 		}
 	}
-	if len(kept) > 0 {
-		out.Gone = false
-		out.Instances = append(slices.Clone(l.Instances), kept...)
-		catalog.SortInstances(out.Instances)
-	}
+	out.Instances = append(out.Instances, rest...)
 	return out
 }
 
@@ -222,7 +231,8 @@ func (o *owner) meta(registries []catalog.RegistryStatus, now time.Time) *storev
 			Revision:     r.Revision,
 			Held:         uint64(r.Held),
 			SetAside:     uint64(r.SetAside),
-			LastSetAside: r.LastSetAside.String(),
+			LastSetAside: r.SetAsides,
+			Shadowed:     uint64(r.Shadowed),
 		}
 		st.Since, st.LastSuccess = o.times.of(r, now)
 		if o.links != nil {

@@ -57,6 +57,9 @@ func (r *roster) sit(a *catalogv1.Agent) (*seat, error) {
 		s = &seat{key: key, incarnation: a.GetIncarnation()}
 		r.seats[key] = s
 		r.log.Info("agent connected", "cluster", key.Cluster, "node", key.Node)
+		if r.tables[key.Cluster] == nil && r.mirror.Meta(key.Cluster) == nil {
+			r.log.Warn("no synchronizer is configured for the agent's cluster: is its name right?", "cluster", key.Cluster, "node", key.Node)
+		}
 	} else if s.incarnation != a.GetIncarnation() {
 		return nil, status.Errorf(codes.AlreadyExists, "another agent reports as node %q of cluster %q: give each its own `node`", key.Node, key.Cluster)
 	}

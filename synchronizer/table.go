@@ -62,12 +62,24 @@ type work struct {
 	registries []catalog.RegistryStatus
 }
 
-// take returns what changed since the last take, or everything when all is set.
-func (t *table) take(all bool) work {
+// unread gives the names of the registries that were not read yet.
+func (w work) unread() map[string]struct{} {
+	names := map[string]struct{}{}
+	for _, r := range w.registries {
+		if !r.Complete {
+			names[r.Name] = struct{}{}
+		}
+	}
+	return names
+}
+
+// take returns what changed since the last take, or everything where all says so of how the
+// registries stand. It is called under a lock.
+func (t *table) take(all func(work) bool) work {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	w := work{lists: map[catalog.Name]intake.List{}, complete: t.complete, registries: slices.Clone(t.registries)}
-	if all {
+	if all(w) {
 		for n, l := range t.lists {
 			w.lists[n] = l
 		}

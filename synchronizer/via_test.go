@@ -209,17 +209,19 @@ func TestRenamedLinkLosesNothing(t *testing.T) {
 	}
 }
 
-// A replica that begins anew knows the links that the store has: of two, one reporter is back,
-// and what the other link listed stays until it is, too.
+// A replica that begins anew knows the links that the store has: what each listed stays until its
+// own reporter is back, whichever of the others are.
 func TestRestartKeepsTheLinksThatAreNotBack(t *testing.T) {
 	dir := t.TempDir()
 	r := edge(t, dir)
 	a := r.contribute(t, "node-a", map[string][]string{"consul": {"c1"}, "file@node-a": {"a1"}})
 	b := r.contribute(t, "node-b", map[string][]string{"file@node-b": {"b1", "b2"}})
-	r.lists(t, edges("a1", "b1", "b2", "c1"))
+	z := r.contribute(t, "node-z", map[string][]string{"file@node-z": {"z1"}})
+	r.lists(t, edges("a1", "b1", "b2", "c1", "z1"))
 	r.registryOf(t, "file@node-b", "its reporter is in the store", func(s *storev1.RegistryStatus) bool { return s.GetReporter() == "node-b" })
 	a.leave()
 	b.leave()
+	z.leave()
 	r.stop()
 
 	r = edge(t, dir)
@@ -228,7 +230,7 @@ func TestRestartKeepsTheLinksThatAreNotBack(t *testing.T) {
 	})
 	removed := r.watchFor(t)
 	r.contribute(t, "node-a", map[string][]string{"consul": {"c1", "c2"}, "file@node-a": {"a1"}})
-	r.lists(t, edges("a1", "b1", "b2", "c1", "c2"))
+	r.lists(t, edges("a1", "b1", "b2", "c1", "c2", "z1"))
 	if c := r.cluster(t, "edge"); c.GetState() != catalogv1.ClusterState_STALE {
 		t.Errorf("the cluster is %v though one of its registries was not read", c.GetState())
 	}
@@ -236,7 +238,9 @@ func TestRestartKeepsTheLinksThatAreNotBack(t *testing.T) {
 		t.Errorf("the list lost %v", gone)
 	}
 	b = r.contribute(t, "node-b", map[string][]string{"file@node-b": {"b2"}})
-	r.lists(t, edges("a1", "b2", "c1", "c2"))
+	r.lists(t, edges("a1", "b2", "c1", "c2", "z1"))
+	r.contribute(t, "node-z", map[string][]string{"file@node-z": {"z2"}})
+	r.lists(t, edges("a1", "b2", "c1", "c2", "z2"))
 	testkit.Eventually(t, testkit.Context(t), "all are back", func() error {
 		if c := r.cluster(t, "edge"); c.GetState() != catalogv1.ClusterState_SYNCED {
 			return fmt.Errorf("%v", c)
@@ -310,7 +314,8 @@ func TestAppsOfAgents(t *testing.T) {
 
 func TestContributeRefusals(t *testing.T) {
 	r := start(t, t.TempDir(), map[string][]*registry{"edge": nil, "east": {newRegistry("a")}})
-	r.contribute(t, "n1", nil)
+	r.contribute(t, "n1", map[string][]string{"consul": {"x"}})
+	r.lists(t, "east/a edge/x") // it has its place
 	who := func(change func(*feedv1.Contributor)) *feedv1.ContributeRequest {
 		c := &feedv1.Contributor{Federation: "test", Cluster: "edge", Node: "n2", Incarnation: "i"}
 		change(c)

@@ -68,8 +68,8 @@ type Deps struct {
 	Log     *slog.Logger
 	Metrics prometheus.Registerer
 	// Links is told, at every change of them while the cluster is read via its agents, the names
-	// of the links that this agent has read completely. It is called by Run's goroutine. The map is
-	// not changed afterwards.
+	// of the links that this agent has read completely and can read now. It is called by Run's
+	// goroutine. The map is not changed afterwards.
 	Links func(map[string]struct{})
 }
 
@@ -129,6 +129,24 @@ func (c *Contributor) Registries() []intake.Registry {
 		out = append(out, r)
 	}
 	return out
+}
+
+// Farewell returns when none of the registries lists one of these instances any more, where the
+// cluster is read via its agents, or when ctx is done. An agent that took its applications back
+// waits for it before it ends Run, so that what was taken back is told.
+func (c *Contributor) Farewell(ctx context.Context, instances []string) {
+	if len(instances) == 0 || !c.isOn() {
+		return
+	}
+	again := time.NewTicker(20 * time.Millisecond)
+	defer again.Stop()
+	for slices.ContainsFunc(c.taps, func(t *tap) bool { return t.lists(instances) }) {
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // Switch says whether the cluster is read via its agents, and in which federation.
@@ -260,7 +278,8 @@ func (c *Contributor) name() (changed bool) {
 	return changed
 }
 
-// readLinks gives the names of the links whose registries were read completely.
+// readLinks gives the names of the links whose registries were read completely. Of one that cannot
+// be read now the last list stays, and others may know what has come since.
 func (c *Contributor) readLinks() map[string]struct{} {
 	c.mu.Lock()
 	statuses := c.statuses
@@ -268,7 +287,7 @@ func (c *Contributor) readLinks() map[string]struct{} {
 	out := map[string]struct{}{}
 	for _, t := range c.taps {
 		complete := slices.ContainsFunc(statuses, func(st catalog.RegistryStatus) bool {
-			return st.Name == t.registry.Name && st.Complete
+			return st.Name == t.registry.Name && st.Complete && st.State != catalog.RegistryFailed
 		})
 		if name := t.named(); name != "" && complete {
 			out[name] = struct{}{}

@@ -22,6 +22,9 @@ import (
 	"github.com/farcall/farcall/resolvers/inbox"
 )
 
+// lastWordWithin is how long a stream may take to end when the agent does.
+const lastWordWithin = time.Second
+
 // errNotOwner ends a stream that leads to another synchronizer than the one that writes the
 // cluster, while none leads to that one.
 var errNotOwner = errors.New("another synchronizer writes this cluster, and no stream leads to it")
@@ -96,9 +99,13 @@ func (c *Contributor) session(ctx context.Context, address string, log *slog.Log
 		return err
 	}
 	defer func() { _ = conn.Close() }() // nothing is lost with a connection that is given up
-	ctx, end := context.WithCancelCause(ctx)
+	// The stream outlives ctx by a moment, in which the last word is said and heard.
+	life, end := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer end(nil)
-	rpc, err := feedv1.NewFeedClient(conn).Contribute(ctx)
+	defer context.AfterFunc(ctx, func() {
+		time.AfterFunc(lastWordWithin, func() { end(context.Cause(ctx)) })
+	})()
+	rpc, err := feedv1.NewFeedClient(conn).Contribute(life)
 	if err != nil {
 		return err
 	}
@@ -113,12 +120,15 @@ func (c *Contributor) session(ctx context.Context, address string, log *slog.Log
 		defer close(ended)
 		s.receive()
 	}()
-	if err = s.talk(ctx); !errors.Is(err, io.EOF) { // which means that the receiver has the reason
+	switch err = s.talk(ctx, life); {
+	case errors.Is(err, io.EOF): // which means that the receiver has the reason
+	case ctx.Err() != nil && rpc.CloseSend() == nil: // the receiver ends with what the synchronizer says to that
+	default:
 		end(err)
 	}
 	<-ended
 	s.down()
-	return context.Cause(ctx)
+	return context.Cause(life)
 }
 
 func (s *stream) begin() {
@@ -169,8 +179,9 @@ func (s *stream) answer(owner bool) {
 	s.owner = owner
 }
 
-// talk says who the agent is, and then what is to be said, until the stream ends.
-func (s *stream) talk(ctx context.Context) error {
+// talk says who the agent is, and then what is to be said, until the stream's life or ctx ends.
+// With ctx it says what is left to say and returns ctx.Err().
+func (s *stream) talk(ctx, life context.Context) error {
 	cfg := s.c.cfg
 	s.c.mu.Lock()
 	federation := s.c.federation
@@ -182,6 +193,7 @@ func (s *stream) talk(ctx context.Context) error {
 	}
 	s.due.Store(true)
 	for {
+		last := ctx.Err()
 		if err := s.stand(); err != nil {
 			return err
 		}
@@ -191,9 +203,13 @@ func (s *stream) talk(ctx context.Context) error {
 				return err
 			}
 		}
+		if last != nil {
+			return last
+		}
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+		case <-life.Done():
+			return context.Cause(life)
 		case <-s.wake:
 		case <-s.tick.C:
 			s.due.Store(true)

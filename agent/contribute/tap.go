@@ -3,6 +3,7 @@ package contribute
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -158,6 +159,22 @@ func (t *tap) leave(l *inbox.Inbox) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	delete(t.listeners, l)
+}
+
+// lists reports whether one of these instances stands.
+func (t *tap) lists(instances []string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, snapshots := range t.sources {
+		for _, s := range snapshots {
+			for _, in := range s.Instances {
+				if slices.Contains(instances, in.Instance) {
+					return true
+				}
+			}
+		}
+	}
+	return false
 }
 
 func (t *tap) named() string {

@@ -21,8 +21,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/status"
 
 	catalogv1 "github.com/farcall/farcall/api/farcall/catalog/v1"
 	feedv1 "github.com/farcall/farcall/api/farcall/feed/v1"
@@ -81,6 +83,7 @@ type Uplink struct {
 
 	dirty     chan struct{} // holds a token while there is something to save
 	connected atomic.Bool
+	trouble   atomic.Pointer[error]
 	saves     uint64 // of the view over all its lives; load's, then the saver's
 }
 
@@ -96,6 +99,19 @@ func New(cfg Config, deps Deps) *Uplink {
 
 // Connected reports whether the feed is up.
 func (u *Uplink) Connected() bool { return u.connected.Load() }
+
+// Trouble is why the feed went down last, nil where it never did.
+func (u *Uplink) Trouble() error {
+	if err := u.trouble.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+// refused reports whether the feed went down last because another agent has this one's place.
+func (u *Uplink) refused() bool {
+	return status.Code(errors.Unwrap(u.Trouble())) == codes.AlreadyExists || status.Code(u.Trouble()) == codes.AlreadyExists
+}
 
 // Federation is the one the agent is in; empty until its feed or its saved view said so.
 func (u *Uplink) Federation() string {
@@ -149,6 +165,7 @@ func (u *Uplink) follow(ctx context.Context) error {
 			break
 		}
 		u.metrics.disconnects.Inc()
+		u.trouble.Store(&err)
 		if word := fmt.Sprint(address, err); word != told {
 			u.log.Warn("no feed; calls go on with what is known", "synchronizer", address, "error", err)
 			told = word
@@ -228,7 +245,11 @@ func (u *Uplink) watch(ctx context.Context, client feedv1.FeedClient, address st
 			if err := u.join(m.GetFederation()); err != nil {
 				return err
 			}
-			u.log.Info("feed is up", "synchronizer", address, "federation", m.GetFederation(), "rev", m.GetRevision())
+			level := slog.LevelInfo
+			if u.refused() {
+				level = slog.LevelDebug // it is up again and again, until the report is refused again
+			}
+			u.log.Log(ctx, level, "feed is up", "synchronizer", address, "federation", m.GetFederation(), "rev", m.GetRevision())
 		}
 		u.apply(m)
 		if first {

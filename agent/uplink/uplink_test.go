@@ -3,6 +3,7 @@ package uplink
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -12,6 +13,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	catalogv1 "github.com/farcall/farcall/api/farcall/catalog/v1"
@@ -428,6 +431,51 @@ func TestRefusedReportEndsTheSession(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// TestTwoAgentsOfOneNodeAreToldOnce says that an agent whose place is taken says so once, not once
+// a second, and not that all is well in between.
+func TestTwoAgentsOfOneNodeAreToldOnce(t *testing.T) {
+	s := serve(t)
+	s.hello = snapshot(t, 7, slice(t, 1, "a"))
+	s.refuse = status.Error(codes.AlreadyExists, "another agent reports as this node")
+	var said lines
+	u := New(Config{
+		Synchronizers: []string{s.address},
+		Agent:         &catalogv1.Agent{Cluster: "east", Node: "n1", Incarnation: "i1", Address: "127.0.0.1:1"},
+	}, Deps{Log: slog.New(slog.NewTextHandler(&said, nil)), Metrics: prometheus.NewRegistry(), Listener: &listener{}})
+	stop := testkit.Go(t, "uplink", u.Run)
+	testkit.Eventually(t, testkit.Context(t), "it was refused three times", func() error {
+		if _, r := s.seen(); len(r) < 3 {
+			return errors.New("not yet")
+		}
+		return nil
+	})
+	stop()
+	if text := said.String(); strings.Count(text, "feed is up") != 1 || strings.Count(text, "another agent reports") != 1 {
+		t.Errorf("it says\n%s", text)
+	}
+	if err := u.Trouble(); status.Code(err) != codes.AlreadyExists {
+		t.Errorf("the trouble is %v", err)
+	}
+}
+
+// lines is a log that can be read while it is written.
+type lines struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (l *lines) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(b)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }
 
 func FuzzDecodeView(f *testing.F) {

@@ -4,7 +4,7 @@
 //
 // A cluster that is read via its agents has links, such as network segments, that one agent does
 // not hear. There the feed's list of the own cluster is added to what the agent's own registries
-// say: everything but the links that this agent has read completely itself.
+// say: everything but the links that this agent has read completely itself and can read now.
 //
 // It opens no connection and runs no goroutines: others tell it what changed, and a Book redoes
 // only what that touches. Services that nobody asked for are not built.
@@ -52,10 +52,11 @@ type Book struct {
 	complete bool                         // the own registries were all read
 	unread   map[string]bool              // own registries that were not read yet; nil before any word of them
 	via      bool                         // the own cluster is read via its agents
-	links    map[string]struct{}          // in such a cluster, what this agent itself has read completely; immutable
+	links    map[string]struct{}          // in such a cluster, what this agent has read completely and can read now; immutable
 	index    *reach.Index
 	clusters map[string]strategy.ClusterInfo // immutable
 	known    bool                            // clusters is the whole federation
+	stranger bool                            // of the federation that is known, the own cluster is no part
 	down     map[string]struct{}             // relay addresses measured unreachable; immutable
 }
 
@@ -186,6 +187,13 @@ func (b *Book) Reachable(down map[string]struct{}) {
 	b.remakeAll()
 }
 
+// Stranger reports whether the federation has no cluster of the agent's name.
+func (b *Book) Stranger() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.stranger
+}
+
 // learnClusters reads the federation's members. Caller holds mu.
 func (b *Book) learnClusters() {
 	clusters := map[string]strategy.ClusterInfo{}
@@ -198,7 +206,8 @@ func (b *Book) learnClusters() {
 			}
 		}
 	}
-	self := clusters[b.cfg.Self.Cluster]
+	self, member := clusters[b.cfg.Self.Cluster]
+	b.stranger = b.known && !member
 	if b.selfSufficient() {
 		self.State = catalog.StateSynced
 	}

@@ -33,18 +33,18 @@ west     PROTECTED  3h05m  0         0          -         -       18446744073709
 edge     STALE      1h00m  0         0          -         sync-a  1                     1/2
 new      UNKNOWN    -      0         0          -         -       0                     0/0
 
-CLUSTER  REGISTRY          STATE    LAST-SUCCESS  SERVICES  INSTANCES  REVISION  HELD  SET-ASIDE  REPORTER
-east     consul            OK       <1s           2         7          1042      6     0          -
-west     file              FAILED   3h05m         3         12         -         0     0          -
-west     consul            OK       <1s           0         0          -         0     1          -
-west     dns               FAILED   -             0         0          -         0     0          -
-west     file-2            FAILED   2h00m         0         0          -         0     0          -
-edge     mdns@10.8.0.0/24  OK       1h00m         1         1          -         0     0          node-3
-edge     consul            PENDING  -             0         0          -         0     0          -
+CLUSTER  REGISTRY          STATE    LAST-SUCCESS  SERVICES  INSTANCES  REVISION  HELD  SET-ASIDE  SHADOWED  REPORTER
+east     consul            OK       <1s           2         7          1042      6     0          0         -
+west     file              FAILED   3h05m         3         12         -         0     0          0         -
+west     consul            OK       <1s           0         0          -         0     1          3         -
+west     dns               FAILED   -             0         0          -         0     0          0         -
+west     file-2            FAILED   2h00m         0         0          -         0     0          0         -
+edge     mdns@10.8.0.0/24  OK       1h00m         1         1          -         0     0          0         node-3
+edge     consul            PENDING  -             0         0          -         0     0          0         -
 
 east: consul no longer lists 6 instances, which the guard does not believe yet: they stay until they return or their hold is over
 west: file cannot be read since 3h04m: open west.yaml: no such file; its last list of 12 instances stays
-west: consul has 1 record that cannot be used, the last is cart/x: port 70000 is not in 1 to 65535; the others are used
+west: consul has 1 record that cannot be used: cart/x: port 70000 is not in 1 to 65535
 west: dns cannot be read since 1h00m: dns: 10.0.0.1:53: refused; what it lists is unknown
 west: file-2 cannot be read since 1h00m: file: no services key; its last list, an empty one, stays
 edge: mdns@10.8.0.0/24 (reported by node-3) has said nothing for 1h00m: either it does not answer, or the cluster's owner is gone; its last list of 1 instance stays

@@ -46,7 +46,7 @@ func clusterTable(w io.Writer, list *adminv1.ListClustersResponse) error {
 	}
 	fmt.Fprintln(w)
 	err = writeTable(w, []string{
-		"CLUSTER", "REGISTRY", "STATE", "LAST-SUCCESS", "SERVICES", "INSTANCES", "REVISION", "HELD", "SET-ASIDE", "REPORTER",
+		"CLUSTER", "REGISTRY", "STATE", "LAST-SUCCESS", "SERVICES", "INSTANCES", "REVISION", "HELD", "SET-ASIDE", "SHADOWED", "REPORTER",
 	}, registries)
 	if err != nil || len(troubles) == 0 {
 		return err
@@ -62,7 +62,8 @@ func registryRow(k *adminv1.Cluster, r *storev1.RegistryStatus, now time.Time) [
 	return []string{
 		k.GetName(), r.GetName(), r.GetState().String(), since(r.GetLastSuccess(), now),
 		strconv.FormatUint(r.GetServices(), 10), strconv.FormatUint(r.GetInstances(), 10), r.GetRevision(),
-		strconv.FormatUint(r.GetHeld(), 10), strconv.FormatUint(r.GetSetAside(), 10), r.GetReporter(),
+		strconv.FormatUint(r.GetHeld(), 10), strconv.FormatUint(r.GetSetAside(), 10),
+		strconv.FormatUint(r.GetShadowed(), 10), r.GetReporter(),
 	}
 }
 
@@ -89,7 +90,7 @@ func registryTroubles(k *adminv1.Cluster, r *storev1.RegistryStatus, now time.Ti
 		add("no longer lists %s, which the guard does not believe yet: they stay until they return or their hold is over", count(n, "instance"))
 	}
 	if n := r.GetSetAside(); n > 0 {
-		add("has %s that cannot be used, the last is %s; the others are used", count(n, "record"), r.GetLastSetAside())
+		add("has %s that cannot be used: %s", count(n, "record"), r.GetLastSetAside())
 	}
 	return lines
 }

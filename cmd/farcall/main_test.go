@@ -143,7 +143,7 @@ var clusters = &adminv1.ListClustersResponse{Clusters: []*adminv1.Cluster{
 				Name: "file", State: storev1.RegistryStatus_FAILED, LastError: "open west.yaml:\nno such file",
 				Since: ago(3*time.Hour + 4*time.Minute), LastSuccess: ago(3*time.Hour + 5*time.Minute), Services: 3, Instances: 12,
 			},
-			{Name: "consul", State: storev1.RegistryStatus_OK, LastSuccess: ago(-time.Minute), SetAside: 1, LastSetAside: "cart/x: port 70000 is not in 1 to 65535"},
+			{Name: "consul", State: storev1.RegistryStatus_OK, LastSuccess: ago(-time.Minute), SetAside: 1, LastSetAside: "cart/x: port 70000 is not in 1 to 65535", Shadowed: 3},
 			{Name: "dns", State: storev1.RegistryStatus_FAILED, LastError: "dns: 10.0.0.1:53: refused", Since: ago(time.Hour)},
 			{Name: "file-2", State: storev1.RegistryStatus_FAILED, LastError: "file: no services key", Since: ago(time.Hour), LastSuccess: ago(2 * time.Hour)},
 		},

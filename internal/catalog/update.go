@@ -62,15 +62,19 @@ const (
 
 // RegistryStatus is what is known of one registry of a cluster.
 type RegistryStatus struct {
-	Name         string
-	State        RegistryState
-	Complete     bool      // it was read completely at least once since this process began
-	LastError    string    // in words; empty when State is RegistryOK
-	LastSuccess  time.Time // of the last Publish or Confirm; zero: never
-	Revision     string
-	Services     int
-	Instances    int
-	Held         int // removals that the guard holds back
-	SetAside     int // records set aside in what stands now
-	LastSetAside SetAside
+	Name        string
+	State       RegistryState
+	Complete    bool      // it was read completely at least once since this process began
+	LastError   string    // in words; empty when State is RegistryOK
+	LastSuccess time.Time // of the last Publish or Confirm; zero: never
+	Revision    string
+	Services    int
+	Instances   int
+	Held        int // removals that the guard holds back
+	SetAside    int // records set aside in what stands now
+	// SetAsides are the first few of them, "record: reason", joined by "; ".
+	SetAsides string
+	// Shadowed are records of instances of which another record is believed: of a registry that
+	// is configured before this one, or of another source of its own.
+	Shadowed int
 }

@@ -7,10 +7,12 @@ package testkit
 
 import (
 	"context"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -41,7 +43,31 @@ func Context(t testing.TB) context.Context {
 // come after the test's end are dropped.
 func Log(t testing.TB) *slog.Logger {
 	t.Helper()
-	return slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
+	o := &output{w: t.Output()}
+	t.Cleanup(o.end)
+	return slog.New(slog.NewTextHandler(o, &slog.HandlerOptions{Level: slog.LevelDebug}))
+}
+
+// output is a test's output until the test has ended, after which that panics.
+type output struct {
+	mu sync.Mutex
+	w  io.Writer // nil: the test has ended
+}
+
+func (o *output) end() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.w = nil
+}
+
+// Write implements io.Writer.
+func (o *output) Write(b []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.w == nil {
+		return len(b), nil
+	}
+	return o.w.Write(b)
 }
 
 // Quiet returns a logger that says nothing.

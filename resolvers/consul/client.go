@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"strings"
 	"time"
@@ -195,6 +196,12 @@ func (c *client) words(err error, timeout time.Duration) error {
 	}
 	status := api.StatusError{}
 	if !errors.As(err, &status) {
+		if e := (*url.Error)(nil); errors.As(err, &e) {
+			err = e.Err // without the URL and its parameters
+		}
+		if e := (*net.OpError)(nil); errors.As(err, &e) {
+			err = fmt.Errorf("%w: is Consul up, and is its address right?", err)
+		}
 		return err
 	}
 	token, _ := c.auth.current() // its own failure was told by the request
@@ -213,6 +220,8 @@ func (c *client) words(err error, timeout time.Duration) error {
 		hint = "Consul's servers have no leader just now"
 	case strings.Contains(status.Body, "No path to datacenter"):
 		hint = "Consul does not know the configured datacenter"
+	case status.Code == http.StatusNotFound:
+		hint = "is this Consul's HTTP API?"
 	default:
 		return status
 	}

@@ -517,3 +517,29 @@ func value(t *testing.T, m prometheus.Metric) float64 {
 	}
 	return out.GetCounter().GetValue() + out.GetGauge().GetValue()
 }
+
+// TestShadowedRecordsAreCounted says that a person is told of records that another registry's
+// record of the same instance hides.
+func TestShadowedRecordsAreCounted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		first, second := newSaid(), newSaid()
+		b := begin(t, Registry{Name: "kubernetes", Resolver: first}, Registry{Name: "consul", Resolver: second})
+		shadowed := func(want ...int) {
+			t.Helper()
+			for i, st := range b.Status() {
+				if st.Shadowed != want[i] {
+					t.Errorf("%s: %d records are shadowed, want %d", st.Name, st.Shadowed, want[i])
+				}
+			}
+		}
+		second.publish(update("cart: 1 2"))
+		shadowed(0, 0)
+		first.publish(update("cart: 2:81 3"))
+		b.want(t, "default/cart: 1 2:81 3", b.count())
+		shadowed(0, 1)
+		first.publish(update("cart: 1:81 2:81 3"))
+		shadowed(0, 2)
+		second.publish(update("cart: 4", "order: 1"))
+		shadowed(0, 0)
+	})
+}

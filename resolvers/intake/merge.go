@@ -39,14 +39,21 @@ func (i *Intake) merge(n catalog.Name, ids []string) (List, bool) {
 	return List{Instances: list}, true
 }
 
-// believed gives what the first registry that believes an instance believes of it, or nil.
-func (i *Intake) believed(id catalog.ID) *catalog.Instance {
+// believed gives what the first registry that believes an instance believes of it, or nil, and
+// notes of the others that theirs is shadowed.
+func (i *Intake) believed(id catalog.ID) (first *catalog.Instance) {
 	for _, r := range i.registries {
-		if in := r.guard.Believed(id); in != nil {
-			return in
+		in := r.guard.Believed(id)
+		if in != nil && first != nil {
+			r.hidden[id] = struct{}{}
+		} else {
+			delete(r.hidden, id)
+		}
+		if first == nil {
+			first = in
 		}
 	}
-	return nil
+	return first
 }
 
 // patch gives a list of a service with the instances of those ids as they are believed now,

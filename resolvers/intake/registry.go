@@ -2,9 +2,11 @@ package intake
 
 import (
 	"cmp"
+	"maps"
 	"path"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/farcall/farcall/internal/catalog"
 	"github.com/farcall/farcall/internal/guard"
@@ -25,6 +27,7 @@ type registry struct {
 	running *running // its resolver under way, which may be one that shall no more run
 	heard   inbox.Heard
 	asides  asides
+	hidden  map[catalog.ID]struct{} // instances of which another registry is believed
 	metrics registryMetrics
 	counted guard.Removals // as far as metrics know
 }
@@ -39,7 +42,8 @@ func newRegistry(i *Intake, cfg Registry, rank int) *registry {
 		inbox:   inbox.Counted(i.wake, m.inbox),
 		cfg:     cfg,
 		guard:   guard.New(i.guardRules),
-		asides:  asides{sources: map[string]aside{}},
+		asides:  asides{sources: map[string]*aside{}},
+		hidden:  map[catalog.ID]struct{}{},
 		metrics: m,
 	}
 }
@@ -183,27 +187,28 @@ func (r *registry) status() catalog.RegistryStatus {
 		Instances:   counts.Instances,
 		Held:        counts.Held,
 		SetAside:    r.asides.total,
+		Shadowed:    counts.Shadowed + len(r.hidden),
 	}
 	if r.heard.Failure != nil {
 		st.LastError = printable(r.heard.Failure.Error())
 	}
-	if r.asides.total > 0 {
-		st.LastSetAside = r.asides.last()
-	}
+	st.SetAsides = r.asides.words()
 	return st
 }
 
 // asides are the records set aside in what stands now, by source.
 type asides struct {
-	sources map[string]aside
+	sources map[string]*aside
 	total   int
-	latest  string // the source that had one last
 }
 
 type aside struct {
 	count int
-	last  catalog.SetAside
+	first []string // with their reasons; at most someAsides
 }
+
+// someAsides is how many records set aside are told one by one.
+const someAsides = 5
 
 func (a *asides) reset() {
 	clear(a.sources)
@@ -211,39 +216,48 @@ func (a *asides) reset() {
 }
 
 func (a *asides) forget(source string) {
-	a.total -= a.sources[source].count
-	delete(a.sources, source)
+	if s := a.sources[source]; s != nil {
+		a.total -= s.count
+		delete(a.sources, source)
+	}
 }
 
-func (a *asides) add(source string, s catalog.SetAside) {
-	a.sources[source] = aside{
-		count: a.sources[source].count + 1,
-		last:  catalog.SetAside{Record: printable(s.Record), Reason: printable(s.Reason)},
+func (a *asides) add(source string, set catalog.SetAside) {
+	s := a.sources[source]
+	if s == nil {
+		s = &aside{}
+		a.sources[source] = s
+	}
+	s.count++
+	if len(s.first) < someAsides {
+		s.first = append(s.first, printable(set.Record)+": "+printable(set.Reason))
 	}
 	a.total++
-	a.latest = source
 }
 
-// last gives the last one of the source that had one last; where that has none any more, of
-// the first source by name that has.
-func (a *asides) last() catalog.SetAside {
-	source := a.latest
-	if _, ok := a.sources[source]; !ok {
-		source = ""
-		for name := range a.sources {
-			if source == "" || name < source {
-				source = name
-			}
+// words gives the first of them with their reasons, by source.
+func (a *asides) words() string {
+	var words []string
+	for _, name := range slices.Sorted(maps.Keys(a.sources)) {
+		words = append(words, a.sources[name].first...)
+		if len(words) >= someAsides {
+			words = words[:someAsides]
+			break
 		}
 	}
-	return a.sources[source].last
+	return strings.Join(words, "; ")
 }
 
-// printable bounds a text that came from outside, and makes it one that every API can carry.
+// printable bounds a text that came from outside, and makes it one line that every API can carry.
 func printable(s string) string {
 	const limit = 1000
 	if len(s) > limit {
 		s = s[:limit] + "..."
 	}
-	return strings.ToValidUTF8(s, "\uFFFD")
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return unicode.ReplacementChar
+		}
+		return r
+	}, strings.ToValidUTF8(s, "\uFFFD"))
 }

@@ -21,6 +21,8 @@ func (c *connection) words(verb string, t *table, err error) error {
 	hint := ""
 	name, authority, network := x509.HostnameError{}, x509.UnknownAuthorityError{}, (*net.OpError)(nil)
 	switch {
+	case apierrors.IsForbidden(err) && t.resource == "nodes":
+		hint = "give it the role farcall-registry-regions in deploy/kubernetes/rbac.yaml, or leave regions out"
 	case apierrors.IsForbidden(err):
 		hint = "give it the role in deploy/kubernetes/rbac.yaml"
 	case apierrors.IsUnauthorized(err):

@@ -259,7 +259,7 @@ func (b *browser) judge(now time.Time) error {
 	if len(troubles) == 0 {
 		return nil
 	}
-	return fmt.Errorf("mdns: %s: what was heard there stays listed", strings.Join(troubles, "; "))
+	return fmt.Errorf("mdns: %s", strings.Join(troubles, "; "))
 }
 
 func latest(a, b time.Time) time.Time {

@@ -59,7 +59,7 @@ func newWorld(t *testing.T) *world {
 		Stored: func(link string) []*catalog.Instance {
 			w.mu.Lock()
 			defer w.mu.Unlock()
-			return w.stored
+			return slices.DeleteFunc(slices.Clone(w.stored), func(i *catalog.Instance) bool { return i.Registry != link })
 		},
 	})
 	return w
@@ -343,6 +343,15 @@ func ids(n int) []string {
 	var out []string
 	for i := range n {
 		out = append(out, fmt.Sprintf("i%02d", i))
+	}
+	return out
+}
+
+// stored gives n instances as the store has them of a link.
+func stored(link string, n int) []*catalog.Instance {
+	var out []*catalog.Instance
+	for _, id := range ids(n) {
+		out = append(out, &catalog.Instance{ID: catalog.ID{Cluster: "edge", Name: catalog.Name{Namespace: "default", Service: "cart"}, Instance: id}, Address: "10.0.0.1", Port: 80, Registry: link})
 	}
 	return out
 }

@@ -14,7 +14,6 @@ import (
 
 	catalogv1 "github.com/farcall/farcall/api/farcall/catalog/v1"
 	feedv1 "github.com/farcall/farcall/api/farcall/feed/v1"
-	"github.com/farcall/farcall/internal/catalog"
 	"github.com/farcall/farcall/internal/testkit"
 )
 
@@ -329,9 +328,7 @@ func TestAdoption(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		w.known = []Known{{Name: "m", Reporter: "node-a"}, {Name: "n", Reporter: "node-b"}}
-		for _, id := range ids(7) {
-			w.stored = append(w.stored, &catalog.Instance{ID: catalog.ID{Cluster: "edge", Name: catalog.Name{Namespace: "default", Service: "cart"}, Instance: id}, Address: "10.0.0.1", Port: 80, Registry: "n"})
-		}
+		w.stored = stored("n", 7)
 		w.c.Adopt(time.Now(), w.known)
 		w.start()
 		w.wantStatus("at first", "m PENDING; n PENDING")
@@ -347,7 +344,7 @@ func TestAdoption(t *testing.T) {
 			t.Errorf("the other was reported by %q", r)
 		}
 		w.mu.Lock()
-		w.known = append(w.known[:1:1], Known{Name: "o"})
+		w.known = append(w.known[:1:1], Known{Name: "o", Reporter: "node-c"})
 		w.mu.Unlock()
 		pass(time.Second)
 		// What the store still has of it is not thrown away unguarded.
@@ -357,12 +354,12 @@ func TestAdoption(t *testing.T) {
 		w.known = append(w.known, Known{Name: "n", Reporter: "node-b"})
 		w.mu.Unlock()
 		pass(58 * time.Second)
-		w.wantStatus("the store has it while it is held", "m OK; n FAILED 7 held: no agent names it any more: what it listed is taken back; o FAILED: no agent reports it")
+		w.wantStatus("the store has it while it is held", "m OK; n FAILED 7 held: no agent names it any more: what it listed is taken back; o FAILED: no agent reports it; node-c did last")
 		w.mu.Lock()
 		w.known = w.known[:2:2]
 		w.mu.Unlock()
 		pass(2 * time.Second)
-		w.wantStatus("after the hold", "m OK; o FAILED: no agent reports it")
+		w.wantStatus("after the hold", "m OK; o FAILED: no agent reports it; node-c did last")
 
 		w.c.Own(true)
 		w.mu.Lock()
@@ -406,36 +403,83 @@ func TestLargeContributions(t *testing.T) {
 		for n := range 1000 {
 			big.Instances = append(big.Instances, &catalogv1.Instance{Namespace: "default", Service: "cart", Id: fmt.Sprint(n), Address: "10.0.0.1", Port: 80, Metadata: map[string]string{"pad": strings.Repeat("x", 1000)}})
 		}
-		var err error
 		for range 100 {
-			if err = send(&feedv1.Contribution{More: true, Snapshots: []*feedv1.Snapshot{big}}); err != nil {
-				break
+			if err := send(&feedv1.Contribution{More: true, Snapshots: []*feedv1.Snapshot{big}}); err != nil {
+				t.Fatal(err)
 			}
 		}
-		if status.Code(err) != codes.ResourceExhausted {
-			t.Errorf("100 MB that never end: %v", err)
+		if a.x.bytes != 0 || len(a.x.pending) != 0 {
+			t.Errorf("of 100 MB that never end it keeps %d", a.x.bytes)
 		}
+		w.wantStatus("100 MB that never end", "m FAILED: node-a lists more than 64 MiB of it, which is not taken: leave services out with `include` or `exclude`")
 		w.wants("what stands", "x@m y@m z@m")
 	})
 }
 
-// What one link lists in all is bounded, however small its updates are.
-func TestOneLinkIsBounded(t *testing.T) {
+// What the rest of a list was waited for is not kept for a reporter that is none any more.
+func TestHandOverDropsWhatWasUnfinished(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := begin(t)
 		a := join(t, w.c, "node-a", "m")
-		a.lists("m")
+		a.change(func() { a.silent = true })
 		pass(time.Second)
-		var err error
-		for n := 0; err == nil && n < 100; n++ {
+		a.take(&feedv1.ContributeRequest{Contribution: &feedv1.Contribution{Link: "m", Term: a.term("m"), Full: true, More: true, Snapshots: []*feedv1.Snapshot{snapshot("cart", ids(3))}}})
+		if a.x.bytes == 0 {
+			t.Fatal("nothing waits")
+		}
+		b := join(t, w.c, "node-b", "m")
+		b.lists("m", "x")
+		a.change(func() { a.links["m"].failure = "mdns: no interface eth1" })
+		pass(time.Second)
+		w.wants("the other's word", "x@m")
+		if a.x.bytes != 0 || len(a.x.pending) != 0 {
+			t.Errorf("%d bytes still wait", a.x.bytes)
+		}
+	})
+}
+
+// What one link lists in all is bounded, however small its updates are. One that has too much
+// keeps its last list and says so; the agent's other links know nothing of it.
+func TestOneLinkIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := begin(t)
+		a := join(t, w.c, "node-a", "m", "small")
+		a.lists("m", "x")
+		a.lists("small", "s")
+		pass(time.Second)
+		large := func(source, bytes int) []*feedv1.Snapshot {
 			s := snapshot("cart", nil)
-			s.Source = fmt.Sprint(n)
-			s.SetAside = []*feedv1.SetAside{{Record: strings.Repeat("x", 1<<20)}}
-			err = a.x.Take(time.Now(), &feedv1.ContributeRequest{Contribution: &feedv1.Contribution{Link: "m", Term: a.term("m"), Snapshots: []*feedv1.Snapshot{s}}})
+			s.Source = fmt.Sprint(source)
+			s.SetAside = []*feedv1.SetAside{{Record: strings.Repeat("x", bytes)}}
+			return []*feedv1.Snapshot{s}
 		}
-		if status.Code(err) != codes.ResourceExhausted {
-			t.Errorf("100 MB in parts: %v", err)
+		send := func(s []*feedv1.Snapshot) {
+			a.take(&feedv1.ContributeRequest{Contribution: &feedv1.Contribution{Link: "m", Term: a.term("m"), Snapshots: s}})
 		}
+		for range 3 { // one in the place of the other
+			send(large(0, 40<<20))
+		}
+		w.wantStatus("a large list", "m OK; small OK")
+		const tooMuch = "m FAILED: node-a lists more than 64 MiB of it, which is not taken: leave services out with `include` or `exclude`; small OK"
+		for n := 0; n < 100 && a.term("m") > 0; n++ {
+			send(large(n+1, 1<<20))
+			synctest.Wait()
+		}
+		w.wantStatus("100 MB in parts", tooMuch)
+		w.wantDropped(tooLarge, 1)
+		a.lists("small", "s", "t")
+		w.wants("what stands", "s@small t@small x@m")
+
+		a.change(func() { a.links["m"].full = func() []*feedv1.Snapshot { return large(0, maxBytes) } })
+		pass(50 * time.Second)
+		w.wantDropped(tooLarge, 1) // it is not asked again and again
+		pass(time.Minute)
+		w.wantDropped(tooLarge, 2)
+		w.wantStatus("asked again", tooMuch)
+		a.change(func() { a.links["m"].full = nil; a.links["m"].services["cart"] = []string{"y"} })
+		pass(time.Minute)
+		w.wantStatus("a list as it should be", "m OK; small OK")
+		w.wants("a list as it should be", "s@small t@small y@m")
 	})
 }
 
@@ -534,14 +578,21 @@ func TestOwnerIsTold(t *testing.T) {
 	}
 }
 
-// Before the first agent has said which links it has, there may be services that nobody knows.
+// Before the first agent has said which links it has, be it none, there may be services that
+// nobody knows.
 func TestHeard(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := begin(t)
 		want := func(what string, ever bool, connected int) {
 			t.Helper()
 			synctest.Wait()
-			if e, n := w.c.Heard(); e != ever || n != connected {
+			e := false
+			select {
+			case <-w.c.Heard():
+				e = true
+			default:
+			}
+			if n := w.c.Contributors(); e != ever || n != connected {
 				t.Errorf("%s: %t %d, want %t %d", what, e, n, ever, connected)
 			}
 		}
@@ -550,20 +601,54 @@ func TestHeard(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		want("it is about to", false, 1)
-		pass(3 * time.Second)
-		want("it has none", true, 1)
+		pass(time.Minute)
+		want("it has not said a word", false, 1)
+		for range 2 {
+			if err := x.Take(time.Now(), &feedv1.ContributeRequest{Standing: &feedv1.Standing{}}); err != nil {
+				t.Fatal(err)
+			}
+			want("it has none", true, 1)
+		}
 		x.Leave(time.Now())
 		want("it is gone", true, 0)
 	})
+}
+
+// A link that somebody named and nobody ever read keeps nothing: it must not keep the cluster
+// from being complete for a day.
+func TestALinkThatWasNeverReadIsForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := begin(t)
-		a := join(t, w.c, "n", "m")
-		synctest.Wait()
-		if e, n := w.c.Heard(); !e || n != 1 {
-			t.Errorf("it has said so: %t %d", e, n)
+		a := join(t, w.c, "node-a", "consul")
+		a.lists("consul", "x")
+		a.change(func() { a.links["mdns@10.8.0.0/24"] = &hears{} })
+		pass(time.Second)
+		if w.complete() {
+			t.Error("complete while it listens")
 		}
-		a.stop()
+		a.change(func() { delete(a.links, "mdns@10.8.0.0/24") }) // it has another address by now
+		pass(9 * time.Second)
+		w.wantStatus("it may be named again", "consul OK; mdns@10.8.0.0/24 FAILED: no agent reports it")
+		pass(2 * time.Second)
+		w.wantStatus("it is not", "consul OK")
+		if !w.complete() {
+			t.Error("not complete without it")
+		}
+	})
+	// After a start, who owns the cluster does so with what the store names and has nothing of;
+	// who does not follows it.
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.known = []Known{{Name: "never"}, {Name: "kept"}, {Name: "read", Reporter: "node-b"}}
+		w.stored = stored("kept", 2)
+		w.c.Adopt(time.Now(), w.known)
+		w.start()
+		pass(time.Minute)
+		all := "kept FAILED: no agent reports it; never FAILED: no agent reports it; read FAILED: no agent reports it; node-b did last"
+		w.wantStatus("another owns the cluster", all)
+		w.c.Own(true)
+		pass(time.Second)
+		w.wantStatus("this one does", strings.Replace(all, "never FAILED: no agent reports it; ", "", 1))
 	})
 }
 

@@ -463,14 +463,17 @@ type RegistryStatus struct {
 	Instances uint64 `protobuf:"varint,7,opt,name=instances,proto3" json:"instances,omitempty"`
 	// Removals that the guard holds back.
 	Held uint64 `protobuf:"varint,8,opt,name=held,proto3" json:"held,omitempty"`
-	// Records set aside as unusable, and why the last one was.
+	// Records set aside as unusable, and the first few of them with the reasons.
 	SetAside     uint64 `protobuf:"varint,9,opt,name=set_aside,json=setAside,proto3" json:"set_aside,omitempty"`
 	LastSetAside string `protobuf:"bytes,10,opt,name=last_set_aside,json=lastSetAside,proto3" json:"last_set_aside,omitempty"`
 	// When it was last read, for people; unset where nobody knows. The store keeps it of
 	// registries that do not answer; of the others, who answers reckons it from the cluster's age.
 	LastSuccess *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=last_success,json=lastSuccess,proto3" json:"last_success,omitempty"`
 	// The node whose agent reads it, or did last, in a cluster that is read via its agents.
-	Reporter      string `protobuf:"bytes,12,opt,name=reporter,proto3" json:"reporter,omitempty"`
+	Reporter string `protobuf:"bytes,12,opt,name=reporter,proto3" json:"reporter,omitempty"`
+	// Records of instances of which another record is believed: of a registry that is configured
+	// before this one, or of another source of its own.
+	Shadowed      uint64 `protobuf:"varint,13,opt,name=shadowed,proto3" json:"shadowed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -587,6 +590,13 @@ func (x *RegistryStatus) GetReporter() string {
 		return x.Reporter
 	}
 	return ""
+}
+
+func (x *RegistryStatus) GetShadowed() uint64 {
+	if x != nil {
+		return x.Shadowed
+	}
+	return 0
 }
 
 // Synced is the value of clusters/<cluster>/synced: the first full publish of this epoch is complete.
@@ -726,7 +736,7 @@ const file_farcall_store_v1_store_proto_rawDesc = "" +
 	"\x03via\x18\b \x01(\tR\x03via\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xe5\x03\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x81\x04\n" +
 	"\x0eRegistryStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12<\n" +
 	"\x05state\x18\x02 \x01(\x0e2&.farcall.store.v1.RegistryStatus.StateR\x05state\x12\x1d\n" +
@@ -741,7 +751,8 @@ const file_farcall_store_v1_store_proto_rawDesc = "" +
 	"\x0elast_set_aside\x18\n" +
 	" \x01(\tR\flastSetAside\x12=\n" +
 	"\flast_success\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\vlastSuccess\x12\x1a\n" +
-	"\breporter\x18\f \x01(\tR\breporter\"(\n" +
+	"\breporter\x18\f \x01(\tR\breporter\x12\x1a\n" +
+	"\bshadowed\x18\r \x01(\x04R\bshadowed\"(\n" +
 	"\x05State\x12\v\n" +
 	"\aPENDING\x10\x00\x12\x06\n" +
 	"\x02OK\x10\x01\x12\n" +
