@@ -18,6 +18,6 @@ func main() {
 		}
 		fmt.Fprintf(w, "%s %s %s %s", r.Method, r.URL.RequestURI(), os.Args[2], b)
 	})
-	fmt.Fprintln(os.Stderr, http.ListenAndServe(os.Args[1], nil))
+	fmt.Fprintln(os.Stderr, http.ListenAndServe(os.Args[1], nil)) //nolint:gosec // it serves the tests only
 	os.Exit(1)
 }
