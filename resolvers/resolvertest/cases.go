@@ -134,6 +134,9 @@ func brokenAtFirst(t *testing.T, reg *Registry) {
 	d := start(t, reg)
 	d.fails(t, 0)
 	d.silent(t, "the registry had never been read")
+	if n, _ := d.rec.counts(); n != 0 {
+		t.Errorf("%d updates were published before the registry could be read", n)
+	}
 	mend()
 	d.wants(t, "the list is read once the registry answers", a1)
 }
