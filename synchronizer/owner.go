@@ -102,8 +102,8 @@ func (s *Synchronizer) newOwner(term *store.Term, now time.Time) *owner {
 	return o
 }
 
-// publish writes what the table holds unpublished. The description comes first: a registry whose instances are in the store is in it, so that who
-// takes over knows that they are somebody's.
+// publish writes what the table holds unpublished. The description comes first: a registry whose
+// instances are in the store is in it, so that who takes over knows that they are somebody's.
 func (o *owner) publish(ctx context.Context) error {
 	if err := o.describe(ctx); err != nil {
 		return err

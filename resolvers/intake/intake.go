@@ -78,10 +78,11 @@ type Intake struct {
 
 	// The rest belongs to the loop.
 
-	sent     map[catalog.Name]merged
-	shadowed int     // in all of sent
-	told     *Change // the last one, its Services apart; nil before the first
-	settled  settled
+	// sent are the lists as they were sent, in identity order; they are handed out, so they are
+	// never written into.
+	sent    map[catalog.Name][]*catalog.Instance
+	told    *Change // the last one, its Services apart; nil before the first
+	settled settled
 }
 
 // Change is what is new since the Change before. Its receiver must not write into it.
@@ -118,7 +119,7 @@ func New(cfg Config, deps Deps) (*Intake, error) {
 		log:        deps.Log.With("cluster", cfg.Cluster),
 		metrics:    deps.Metrics,
 		wake:       make(chan struct{}, 1),
-		sent:       map[catalog.Name]merged{},
+		sent:       map[catalog.Name][]*catalog.Instance{},
 	}
 	errs := []error{catalog.CheckClusterName(cfg.Cluster), cfg.Guard.Check()}
 	if len(cfg.Registries) == 0 && !cfg.Open {

@@ -543,3 +543,25 @@ func TestShadowedRecordsAreCounted(t *testing.T) {
 		shadowed(0, 0)
 	})
 }
+
+// TestNothingIsShadowedByWhatIsGone says that a service that all registries forget at once leaves
+// no shadowed record behind.
+func TestNothingIsShadowedByWhatIsGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		first, second := newSaid(), newSaid()
+		b := begin(t, Registry{Name: "kubernetes", Resolver: first}, Registry{Name: "consul", Resolver: second})
+		first.publish(update("cart: 1", "order: 1"))
+		second.publish(update("cart: 1", "order: 1"))
+		done := b.busy()
+		first.publish(update("cart: 1", "order: 1 2")) // held up: the next pass takes both that follow
+		first.publish(update("order: 1"))
+		second.publish(update("order: 1"))
+		done()
+		if b.lists[catalog.Name{Namespace: "default", Service: "cart"}].Gone != true {
+			t.Fatal("cart is still there")
+		}
+		if st := b.Status()[1]; st.Shadowed != 1 {
+			t.Errorf("%d records are shadowed, want that of order alone", st.Shadowed)
+		}
+	})
+}

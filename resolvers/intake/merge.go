@@ -7,32 +7,28 @@ import (
 	"github.com/farcall/farcall/internal/catalog"
 )
 
-// merged is the cluster's list of a service as it was sent.
-type merged struct {
-	list     []*catalog.Instance // in identity order; it is handed out, so it is never written into
-	shadowed int                 // what the registries believe beyond it, of the same identities
-}
-
 // merge makes the cluster's list of a service in which the registries believe the instances of
 // those ids otherwise than when it was sent, and says whether it is another.
 //
 // It costs what changed, but for one copy of the list, a pointer an instance.
 func (i *Intake) merge(n catalog.Name, ids []string) (List, bool) {
-	all, known := 0, false
+	known := false
 	for _, r := range i.registries {
-		size, knows := r.guard.Size(n)
-		all += size
+		_, knows := r.guard.Size(n)
 		known = known || knows
 	}
 	sent, was := i.sent[n]
-	i.shadowed -= sent.shadowed
 	if !known {
+		for _, r := range i.registries {
+			for _, id := range ids {
+				delete(r.hidden, catalog.ID{Cluster: i.cluster, Name: n, Instance: id})
+			}
+		}
 		delete(i.sent, n)
 		return List{Gone: true}, was
 	}
-	list, differs := i.patch(sent.list, n, ids)
-	i.sent[n] = merged{list: list, shadowed: all - len(list)}
-	i.shadowed += all - len(list)
+	list, differs := i.patch(sent, n, ids)
+	i.sent[n] = list
 	if was && !differs {
 		return List{}, false
 	}

@@ -148,9 +148,9 @@ func (i *Intake) nextExpiry() (next time.Time, ok bool) {
 
 // observe brings the gauges up to date.
 func (i *Intake) observe(statuses []catalog.RegistryStatus) {
-	shadowed := i.shadowed
+	shadowed := 0
 	for at, r := range i.registries {
-		shadowed += r.guard.Counts().Shadowed
+		shadowed += statuses[at].Shadowed
 		r.metrics.observe(statuses[at], r.heard.At)
 	}
 	i.metrics.shadowed.WithLabelValues(i.cluster).Set(float64(shadowed))

@@ -102,7 +102,7 @@ func TestClientGoDoesNotWriteToStderr(t *testing.T) {
 	stderr := os.Stderr
 	os.Stderr = file
 	klog.Error("said by klog")
-	klog.TODO().Error(errors.New("x"), "said by its logger")
+	klog.Background().Error(errors.New("x"), "said by its logger")
 	klog.Flush()
 	os.Stderr = stderr
 	text, err := os.ReadFile(file.Name())
