@@ -234,7 +234,6 @@ func (v *validator) resolvers(at string, list []Resolver) {
 			continue
 		}
 		at += "." + r.Kind()
-		known := len(v.errs)
 		switch {
 		case r.Consul != nil:
 			v.consul(at, r.Consul)
@@ -248,14 +247,16 @@ func (v *validator) resolvers(at string, list []Resolver) {
 			v.mdns(at, r.MDNS)
 		}
 		v.scope(at, blocks[r.Kind()])
-		if len(v.errs) == known {
-			v.check(at, *r)
-		}
+		v.check(at, *r)
 	}
 }
 
-// check asks the registry's own room.
+// check asks the registry's own room, unless a mistake in the block is known already, from which
+// others would follow.
 func (v *validator) check(at string, r Resolver) {
+	if slices.ContainsFunc(v.errs, func(e *Error) bool { return e.Path == at || strings.HasPrefix(e.Path, at+".") }) {
+		return
+	}
 	for _, check := range v.checks {
 		err := check(r)
 		list := []error{err}

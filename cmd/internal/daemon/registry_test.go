@@ -26,6 +26,7 @@ clusters:
       exportNamespaces: [shop]
       watchNamespaces: [other]
   - dns: {services: {ok: {name: "bad..name.", type: srv}}}
+  - dns: {serivces: {ok: ok.example.}}
   - file: {path: x}
 `
 	_, err := config.ParseSynchronizer("f.yaml", []byte(text), CheckResolver)
@@ -37,13 +38,14 @@ clusters:
 		"f.yaml:5: clusters[0].resolvers[0].kubernetes: exportSelector: ",
 		"f.yaml:5: clusters[0].resolvers[0].kubernetes: exportNamespaces: ",
 		"f.yaml:9: clusters[0].resolvers[1].dns: services[ok]: ",
+		"f.yaml:10: clusters[0].resolvers[2].dns.serivces: unknown key", // and not that there are no services
 	} {
 		if i >= len(lines) || !strings.HasPrefix(lines[i], want) {
 			t.Errorf("line %d of %q: want %q", i+1, lines, want)
 		}
 	}
-	if len(lines) != 3 {
-		t.Errorf("%d lines, want 3", len(lines))
+	if len(lines) != 4 {
+		t.Errorf("%d lines, want 4", len(lines))
 	}
 }
 
