@@ -108,7 +108,7 @@ func TestRealEveryChangeIsSeen(t *testing.T) {
 	h := handOf(t, srv.Addr, "")
 	rec, _ := run(t, Config{Address: srv.Addr})
 	testkit.Eventually(t, testkit.Context(t), "an empty catalogue is published", func() error {
-		if updates, _, _ := rec.all(); len(updates) == 0 || !updates[0].Full || len(updates[0].Snapshots) != 0 {
+		if updates, _, _ := rec.All(); len(updates) == 0 || !updates[0].Full || len(updates[0].Snapshots) != 0 {
 			return fmt.Errorf("updates: %v", updates)
 		}
 		return nil
@@ -175,10 +175,10 @@ func TestRealEveryChangeIsSeen(t *testing.T) {
 		} else {
 			h.drop(s.drop)
 		}
-		testkit.Eventually(t, within(t, 900*time.Millisecond), s.what, rec.shows(s.want...))
+		testkit.Eventually(t, within(t, 900*time.Millisecond), s.what, rec.Shows(s.want...))
 		t.Logf("%s: seen after %v", s.what, time.Since(began).Round(time.Millisecond))
 	}
-	if _, _, failures := rec.all(); len(failures) > 0 {
+	if _, _, failures := rec.All(); len(failures) > 0 {
 		t.Errorf("nothing was wrong, yet it says %v", failures)
 	}
 }

@@ -52,13 +52,13 @@ func TestRealManyServices(t *testing.T) {
 	began := time.Now()
 	rec, _ := run(t, Config{Address: addr})
 	testkit.Eventually(t, testkit.Context(t), "all are listed", func() error {
-		if n := rec.instances(); n != services {
+		if n := rec.Instances(); n != services {
 			return fmt.Errorf("%d instances", n)
 		}
 		return nil
 	})
 	t.Logf("full read of %d services in %v", services, time.Since(began).Round(time.Millisecond))
-	if updates, _, _ := rec.all(); len(updates) != 1 || !updates[0].Full {
+	if updates, _, _ := rec.All(); len(updates) != 1 || !updates[0].Full {
 		t.Errorf("the full list came in %d updates, want 1", len(updates))
 	}
 
@@ -74,21 +74,21 @@ func TestRealManyServices(t *testing.T) {
 	see("one more instance of a service without checks", func() error { return holds(rec, "s8/s8-2 10.1.0.9:9998") })
 	h.drop(&api.CatalogDeregistration{Node: "n9", ServiceID: "s9-1"})
 	see("a deregistration", func() error {
-		if n := rec.instances(); n != services {
+		if n := rec.Instances(); n != services {
 			return fmt.Errorf("%d instances", n)
 		}
 		return nil
 	})
 
-	before, _, _ := rec.all()
+	before, _, _ := rec.All()
 	h.drop(&api.CatalogDeregistration{Node: "n3"})
 	see("a node with 100 services", func() error {
-		if n := rec.instances(); n != services-services/nodes {
+		if n := rec.Instances(); n != services-services/nodes {
 			return fmt.Errorf("%d instances", n)
 		}
 		return nil
 	})
-	updates, _, failures := rec.all()
+	updates, _, failures := rec.All()
 	if len(updates) != len(before)+1 {
 		t.Errorf("what vanished together was told in %d updates, want 1", len(updates)-len(before))
 	}
@@ -104,7 +104,7 @@ func TestRealManyServices(t *testing.T) {
 }
 
 func holds(rec *record, line string) error {
-	if !strings.Contains(rec.view(), line) {
+	if !strings.Contains(rec.View(), line) {
 		return fmt.Errorf("there is no %q", line)
 	}
 	return nil
@@ -118,24 +118,24 @@ func TestRealRestartIsAReset(t *testing.T) {
 	h.fill(20, 2)
 	rec, _ := run(t, Config{Address: srv.Addr})
 	testkit.Eventually(t, testkit.Context(t), "all are listed", func() error {
-		if n := rec.instances(); n != 20 {
+		if n := rec.Instances(); n != 20 {
 			return fmt.Errorf("%d instances", n)
 		}
 		return nil
 	})
 	srv.Kill()
-	testkit.Eventually(t, testkit.Context(t), "the failure is told", rec.failedWith("connect"))
-	if n := rec.instances(); n != 20 {
+	testkit.Eventually(t, testkit.Context(t), "the failure is told", rec.FailedWith("connect"))
+	if n := rec.Instances(); n != 20 {
 		t.Errorf("a Consul that is away lists %d instances, want the last 20", n)
 	}
 	srv.Start()
 	testkit.Eventually(t, testkit.Context(t), "the new Consul is read", func() error {
-		if n := rec.instances(); n != 0 {
+		if n := rec.Instances(); n != 0 {
 			return fmt.Errorf("%d instances", n)
 		}
 		return nil
 	})
-	updates, _, _ := rec.all()
+	updates, _, _ := rec.All()
 	last := updates[len(updates)-1]
 	if !last.Full || !strings.Contains(last.Reset, "identity changed") || !strings.Contains(last.Reset, "backwards") {
 		t.Errorf("the first update after the restart: full %v, reset %q; want a full one that says that the identity changed and the index went backwards", last.Full, last.Reset)
@@ -147,7 +147,7 @@ func TestRealRestartIsAReset(t *testing.T) {
 	}
 	handOf(t, srv.Addr, "").fill(3, 1)
 	testkit.Eventually(t, testkit.Context(t), "life goes on", func() error {
-		if n := rec.instances(); n != 3 {
+		if n := rec.Instances(); n != 3 {
 			return fmt.Errorf("%d instances", n)
 		}
 		return nil
@@ -161,7 +161,7 @@ func TestRealPausedConsulIsNotConfirmed(t *testing.T) {
 	rec, _ := run(t, Config{Address: srv.Addr})
 	confirmed := func(since time.Time) func() error {
 		return func() error {
-			if _, confirms, _ := rec.all(); len(confirms) == 0 || !confirms[len(confirms)-1].After(since) {
+			if _, confirms, _ := rec.All(); len(confirms) == 0 || !confirms[len(confirms)-1].After(since) {
 				return fmt.Errorf("confirmed at %v", confirms)
 			}
 			return nil
@@ -170,13 +170,13 @@ func TestRealPausedConsulIsNotConfirmed(t *testing.T) {
 	testkit.Eventually(t, within(t, 5*time.Second), "it is confirmed", confirmed(time.Time{}))
 	srv.Pause()
 	paused := time.Now()
-	testkit.Eventually(t, within(t, 5*time.Second), "the silence is told", rec.failedWith("no answer within"))
+	testkit.Eventually(t, within(t, 5*time.Second), "the silence is told", rec.FailedWith("no answer within"))
 	if err := confirmed(paused.Add(100 * time.Millisecond))(); err == nil {
 		t.Error("it was confirmed while Consul was paused")
 	}
 	srv.Resume()
 	testkit.Eventually(t, within(t, 5*time.Second), "it is confirmed again", confirmed(time.Now()))
-	if updates, _, _ := rec.all(); len(updates) != 1 {
+	if updates, _, _ := rec.All(); len(updates) != 1 {
 		t.Errorf("%d updates, want the first alone: nothing changed", len(updates))
 	}
 }
@@ -203,7 +203,7 @@ func TestRealTokens(t *testing.T) {
 	h.fill(4, 1)
 	nothingPublished := func(t *testing.T, rec *record) {
 		t.Helper()
-		if updates, confirms, _ := rec.all(); len(updates)+len(confirms) > 0 {
+		if updates, confirms, _ := rec.All(); len(updates)+len(confirms) > 0 {
 			t.Errorf("published %v, confirmed %v", updates, confirms)
 		}
 	}
@@ -218,10 +218,10 @@ func TestRealTokens(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			rec, stop := run(t, Config{Address: srv.Addr, Token: c.token})
-			testkit.Eventually(t, within(t, 5*time.Second), "the failure is told in words", rec.failedWith(c.words...))
+			testkit.Eventually(t, within(t, 5*time.Second), "the failure is told in words", rec.FailedWith(c.words...))
 			stop()
 			nothingPublished(t, rec)
-			if _, _, failures := rec.all(); c.token != "" && strings.Contains(fmt.Sprint(failures), c.token) {
+			if _, _, failures := rec.All(); c.token != "" && strings.Contains(fmt.Sprint(failures), c.token) {
 				t.Errorf("the token stands in a failure: %v", failures)
 			}
 		})
@@ -229,10 +229,10 @@ func TestRealTokens(t *testing.T) {
 	t.Run("a service alone", func(t *testing.T) {
 		tok := h.token("s2", `service "s2" { policy = "read" } node_prefix "" { policy = "read" }`)
 		rec, _ := run(t, Config{Address: srv.Addr, Token: tok.SecretID})
-		testkit.Eventually(t, within(t, 5*time.Second), "what it may see is listed", rec.shows("s2/s2-1 10.1.0.1:8080 w=1 UNKNOWN via 10.1.0.1:50002"))
+		testkit.Eventually(t, within(t, 5*time.Second), "what it may see is listed", rec.Shows("s2/s2-1 10.1.0.1:8080 w=1 UNKNOWN via 10.1.0.1:50002"))
 		h.drop(&api.CatalogDeregistration{Node: "n0", ServiceID: "s2-1"})
-		testkit.Eventually(t, within(t, 5*time.Second), "and may become empty", rec.shows())
-		if _, _, failures := rec.all(); len(failures) > 0 {
+		testkit.Eventually(t, within(t, 5*time.Second), "and may become empty", rec.Shows())
+		if _, _, failures := rec.All(); len(failures) > 0 {
 			t.Errorf("failures: %v", failures)
 		}
 	})
@@ -251,7 +251,7 @@ func TestRealTokens(t *testing.T) {
 		if _, err := h.ACL().TokenDelete(first.AccessorID, nil); err != nil {
 			t.Fatal(err)
 		}
-		testkit.Eventually(t, within(t, 20*time.Second), "the deleted token is told", rec.failedWith("403"))
+		testkit.Eventually(t, within(t, 20*time.Second), "the deleted token is told", rec.FailedWith("403"))
 		if err := holds(rec, "s1/s1-1"); err != nil {
 			t.Errorf("with a deleted token: %v", err)
 		}
@@ -264,8 +264,8 @@ func TestRealTokens(t *testing.T) {
 func TestRealUnknownDatacenter(t *testing.T) {
 	srv := testkit.Consul(t)
 	rec, _ := run(t, Config{Address: srv.Addr, Datacenter: "mars"})
-	testkit.Eventually(t, within(t, 5*time.Second), "it is told", rec.failedWith("does not know the configured datacenter"))
-	if updates, _, _ := rec.all(); len(updates) > 0 {
+	testkit.Eventually(t, within(t, 5*time.Second), "it is told", rec.FailedWith("does not know the configured datacenter"))
+	if updates, _, _ := rec.All(); len(updates) > 0 {
 		t.Errorf("published %v", updates)
 	}
 }
@@ -285,8 +285,8 @@ func TestRealOddNames(t *testing.T) {
 		want = append(want, fmt.Sprintf("%s/id-%d 10.0.0.1:1 w=1 UNKNOWN", name, i))
 	}
 	slices.Sort(want)
-	testkit.Eventually(t, within(t, 5*time.Second), "each name has its own instance", rec.shows(want...))
-	updates, _, _ := rec.all()
+	testkit.Eventually(t, within(t, 5*time.Second), "each name has its own instance", rec.Shows(want...))
+	updates, _, _ := rec.All()
 	var aside []string
 	for _, s := range updates[0].Snapshots {
 		for _, a := range s.SetAside {
@@ -311,7 +311,7 @@ func TestRealBusyRegistryStaysFresh(t *testing.T) {
 	h.fill(300, 5)
 	rec, _ := run(t, Config{Address: srv.Addr})
 	testkit.Eventually(t, testkit.Context(t), "all are listed", func() error {
-		if n := rec.instances(); n != 300 {
+		if n := rec.Instances(); n != 300 {
 			return fmt.Errorf("%d instances", n)
 		}
 		return nil
@@ -326,7 +326,7 @@ func TestRealBusyRegistryStaysFresh(t *testing.T) {
 		h.put(&api.CatalogRegistration{Node: "n2", SkipNodeUpdate: true, Service: &api.AgentService{
 			ID: "s2-1", Service: "s2", Port: 8080, Tags: []string{"v1"}, EnableTagOverride: i%2 == 0}})
 	}
-	_, confirms, failures := rec.all()
+	_, confirms, failures := rec.All()
 	last := began
 	for _, at := range append(confirms, time.Now()) {
 		if gap := at.Sub(last); gap > 3*time.Second {
@@ -337,6 +337,6 @@ func TestRealBusyRegistryStaysFresh(t *testing.T) {
 	if len(failures) > 0 {
 		t.Errorf("failures %v", failures)
 	}
-	updates, _, _ := rec.all()
+	updates, _, _ := rec.All()
 	t.Logf("%d confirmations and %d updates in 6 s", len(confirms), len(updates))
 }

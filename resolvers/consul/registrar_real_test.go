@@ -75,7 +75,7 @@ func TestRealRegistrarFollowsTheApplication(t *testing.T) {
 	}
 	see := func(what string, lines ...string) {
 		t.Helper()
-		testkit.Eventually(t, within(t, 5*time.Second), what, rec.shows(lines...))
+		testkit.Eventually(t, within(t, 5*time.Second), what, rec.Shows(lines...))
 	}
 	see("both are registered", line("cart", cart, "HEALTHY"), line("shop/till", shop, "HEALTHY"))
 
@@ -144,15 +144,15 @@ func TestRealRegistrarOutlivesConsul(t *testing.T) {
 	rec, _ := run(t, Config{Address: srv.Addr})
 	register(t, Config{Address: srv.Addr}, cart.registration(catalog.Name{Namespace: "default", Service: "cart"}))
 	line := fmt.Sprintf("cart/cart-1 127.0.0.1:%d w=1 HEALTHY via 127.0.0.1:50002", cart.port)
-	testkit.Eventually(t, within(t, 5*time.Second), "it is registered", rec.shows(line))
+	testkit.Eventually(t, within(t, 5*time.Second), "it is registered", rec.Shows(line))
 	srv.Kill()
-	before, _, _ := rec.all() // the new one may have been read by the time that it is known to be ready
+	before, _, _ := rec.All() // the new one may have been read by the time that it is known to be ready
 	srv.Start()
 	testkit.Eventually(t, within(t, 10*time.Second), "it is registered again", func() error {
-		if updates, _, _ := rec.all(); len(updates) == len(before) {
+		if updates, _, _ := rec.All(); len(updates) == len(before) {
 			return errors.New("the new Consul was not read yet")
 		}
-		return rec.shows(line)()
+		return rec.Shows(line)()
 	})
 }
 
@@ -167,5 +167,5 @@ func TestRealRegistrarNeedsOnlyServiceWrite(t *testing.T) {
 	stop := register(t, Config{Address: srv.Addr, Token: tok.SecretID}, cart.registration(catalog.Name{Service: "cart"}))
 	testkit.Eventually(t, within(t, 5*time.Second), "it is registered", func() error { return holds(rec, "cart/cart-1") })
 	stop()
-	testkit.Eventually(t, within(t, 5*time.Second), "and taken back", rec.shows())
+	testkit.Eventually(t, within(t, 5*time.Second), "and taken back", rec.Shows())
 }

@@ -304,11 +304,11 @@ func TestNotTooManyQuestionsAtATime(t *testing.T) {
 		s.add(t, name+".test. 60 IN A 10.0.0.1")
 	}
 	rec := run(t, Config{Servers: []string{s.addr}, Services: services, Timeout: 10 * time.Second})
-	eventually(t, "all are read", rec.works)
+	eventually(t, "all are read", rec.Trouble)
 	if n := most.Load(); n > maxQuestions || n < 2 {
 		t.Errorf("%d questions were under way at a time, want 2 to %d", n, maxQuestions)
 	}
-	if updates, _, _ := rec.counts(); len(rec.sources) != 400 || !rec.updates[0].Full || updates == 0 {
-		t.Errorf("%d sources", len(rec.sources))
+	if updates, _, _ := rec.All(); rec.Sources() != 400 || len(updates) == 0 || !updates[0].Full {
+		t.Errorf("%d sources", rec.Sources())
 	}
 }

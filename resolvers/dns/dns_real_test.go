@@ -42,7 +42,7 @@ func TestRealRecords(t *testing.T) {
 			"shop/srv": {Name: "_srv._tcp." + zone}, "off": {Name: "_off._tcp." + zone},
 			"both": {Name: "web." + zone, RelayPort: 50002, Family: FamilyBoth},
 		}})
-		eventually(t, "everything is listed", rec.shows(
+		eventually(t, "everything is listed", rec.Shows(
 			"web", "web 10.0.0.1 10.0.0.1:80 w=1", "web 10.0.0.2 10.0.0.2:80 w=1",
 			"six", "six fd00::6 fd00::6:80 w=1", "txt", "off",
 			"both", "both 10.0.0.1 10.0.0.1:0 w=1 via 10.0.0.1:50002", "both 10.0.0.2 10.0.0.2:0 w=1 via 10.0.0.2:50002", "both fd00::1 fd00::1:0 w=1 via [fd00::1]:50002",
@@ -56,10 +56,10 @@ func TestRealRecords(t *testing.T) {
 			"set aside: _srv._tcp.conf.test. SRV nobody.conf.test.:50002: no such target (NXDOMAIN)",
 			"set aside: _srv._tcp.conf.test. SRV txt.conf.test.:50002: its target has no address",
 		))
-		eventually(t, "which is no failure", rec.works)
+		eventually(t, "which is no failure", rec.Trouble)
 		srv.SetZone("far.test.", "host 1 A 10.9.9.10")
 		eventually(t, "a change behind aliases and targets is seen", func() error {
-			if v := rec.view(); !strings.Contains(v, "alias 10.9.9.10 ") || !strings.Contains(v, "srv host.far.test.:50002 10.9.9.10:0") {
+			if v := rec.View(); !strings.Contains(v, "alias 10.9.9.10 ") || !strings.Contains(v, "srv host.far.test.:50002 10.9.9.10:0") {
 				return errors.New(v)
 			}
 			return nil
@@ -80,7 +80,7 @@ func TestRealLongAnswers(t *testing.T) {
 		rec := run(t, Config{Servers: []string{srv.Addr}, Services: map[string]Service{
 			"web": {Name: "web." + zone, Port: 80}, "srv": {Name: "_srv._tcp." + zone},
 		}})
-		eventually(t, "all of 200 are listed", rec.shows(want...))
+		eventually(t, "all of 200 are listed", rec.Shows(want...))
 	})
 }
 
@@ -92,10 +92,10 @@ func TestRealFailuresAreTold(t *testing.T) {
 			"web": {Name: "web." + zone, Port: 80}, "ill": {Name: "ill." + zone, Port: 80},
 		}})
 		list := []string{"web", "web 10.0.0.1 10.0.0.1:80 w=1", "ill", "ill 10.0.0.2 10.0.0.2:80 w=1"}
-		eventually(t, "both are listed", rec.shows(list...))
+		eventually(t, "both are listed", rec.Shows(list...))
 		stands := func(what string) {
 			t.Helper()
-			if err := rec.shows(list...)(); err != nil {
+			if err := rec.Shows(list...)(); err != nil {
 				t.Errorf("%s: %v", what, err)
 			}
 		}
@@ -107,7 +107,7 @@ func TestRealFailuresAreTold(t *testing.T) {
 			eventually(t, "an alias to "+target+" is told", rec.failsWith(words...))
 			stands("with an alias to " + target)
 			srv.SetZone(zone, "web 1 A 10.0.0.1", "ill 1 A 10.0.0.2")
-			eventually(t, "it is well again", rec.works)
+			eventually(t, "it is well again", rec.Trouble)
 		}
 		srv.Pause()
 		eventually(t, "silence is told", rec.failsWith("does not answer within 1s"))
@@ -127,7 +127,7 @@ func TestRealFailuresAreTold(t *testing.T) {
 func recovers(t *testing.T, rec *record) {
 	t.Helper()
 	began := time.Now()
-	eventually(t, "it recovers", rec.works)
+	eventually(t, "it recovers", rec.Trouble)
 	if took := time.Since(began); took > 5*time.Second {
 		t.Errorf("it took %v", took)
 	}
@@ -141,10 +141,10 @@ func TestRealCirclesAreSetAside(t *testing.T) {
 			"circle": {Name: "l1." + zone, Port: 80}, "srv": {Name: "_srv._tcp." + zone},
 		}})
 		const circle = "its aliases run in a circle: l1.conf.test. -> l2.conf.test. -> l1.conf.test."
-		eventually(t, "the good are listed, the circles set aside", rec.shows(
+		eventually(t, "the good are listed, the circles set aside", rec.Shows(
 			"circle", "set aside: l1.conf.test.: "+circle,
 			"srv", "srv web.conf.test.:2 10.0.0.1:0 w=1 via 10.0.0.1:2", "set aside: _srv._tcp.conf.test. SRV l1.conf.test.:1: target: "+circle))
-		eventually(t, "which is no failure", rec.works)
+		eventually(t, "which is no failure", rec.Trouble)
 	})
 }
 
@@ -165,19 +165,19 @@ func TestRealSeveralServers(t *testing.T) {
 		Servers:  []string{silent.LocalAddr().String(), one.Addr, other.Addr, third.Addr},
 		Services: map[string]Service{"web": {Name: "web." + zone, Port: 80}},
 	})
-	eventually(t, "it is found at the third", rec.shows("web", "web 10.0.0.1 10.0.0.1:80 w=1"))
+	eventually(t, "it is found at the third", rec.Shows("web", "web 10.0.0.1 10.0.0.1:80 w=1"))
 	other.Kill()
 	for _, s := range []*testkit.DNSServer{other, third} {
 		s.SetZone(zone, "web 1 A 10.0.0.2")
 	}
-	eventually(t, "a change is found at the fourth", rec.shows("web", "web 10.0.0.2 10.0.0.2:80 w=1"))
+	eventually(t, "a change is found at the fourth", rec.Shows("web", "web 10.0.0.2 10.0.0.2:80 w=1"))
 	third.Pause()
 	eventually(t, "each server's failure is told", rec.failsWith(
 		silent.LocalAddr().String()+" does not answer", one.Addr+" answers REFUSED", other.Addr+" cannot be asked", third.Addr+" does not answer"))
 	other.Start()
-	eventually(t, "it goes on with one that is back", rec.works)
+	eventually(t, "it goes on with one that is back", rec.Trouble)
 	other.SetZone(zone, "web 1 A 10.0.0.3")
-	eventually(t, "and reads there", rec.shows("web", "web 10.0.0.3 10.0.0.3:80 w=1"))
+	eventually(t, "and reads there", rec.Shows("web", "web 10.0.0.3 10.0.0.3:80 w=1"))
 }
 
 // TestRealChangeToPublish logs how long changes take to be published, by TTL.
@@ -186,10 +186,10 @@ func TestRealChangeToPublish(t *testing.T) {
 		for _, ttl := range []int{1, 5, 300} {
 			srv.SetZone(zone, fmt.Sprintf("web %d A 10.0.0.1", ttl))
 			rec := run(t, Config{Servers: []string{srv.Addr}, Services: map[string]Service{"web": {Name: "web." + zone, Port: 80}}})
-			eventually(t, "it is listed", rec.shows("web", "web 10.0.0.1 10.0.0.1:80 w=1"))
+			eventually(t, "it is listed", rec.Shows("web", "web 10.0.0.1 10.0.0.1:80 w=1"))
 			srv.SetZone(zone, fmt.Sprintf("web %d A 10.0.0.2", ttl))
 			began := time.Now()
-			eventually(t, "the change is listed", rec.shows("web", "web 10.0.0.2 10.0.0.2:80 w=1"))
+			eventually(t, "the change is listed", rec.Shows("web", "web 10.0.0.2 10.0.0.2:80 w=1"))
 			t.Logf("TTL %d: published %v after the server answered by it", ttl, time.Since(began).Round(time.Millisecond))
 		}
 	})

@@ -31,7 +31,7 @@ func TestFourKindsOfNothingAreFourThings(t *testing.T) {
 		"srv-here", "srv-here here.test.:50002 10.0.0.1:0 w=5 via 10.0.0.1:50002",
 		"srv-off",
 	}
-	eventually(t, "present, empty, absent and decidedly not available are published", rec.shows(good...))
+	eventually(t, "present, empty, absent and decidedly not available are published", rec.Shows(good...))
 
 	for rcode, words := range map[int][]string{
 		miekg.RcodeServerFailure: {"dns: service here", "here.test. A/AAAA: " + s.addr + " answers SERVFAIL"},
@@ -40,16 +40,16 @@ func TestFourKindsOfNothingAreFourThings(t *testing.T) {
 	} {
 		s.say("here.test.", rcode)
 		eventually(t, fmt.Sprintf("code %d is told", rcode), rec.failsWith(words...))
-		if err := rec.shows(good...)(); err != nil {
+		if err := rec.Shows(good...)(); err != nil {
 			t.Errorf("code %d: the list did not stay: %v", rcode, err)
 		}
 	}
 	s.mu.Lock()
 	delete(s.rcodes, "here.test.")
 	s.mu.Unlock()
-	eventually(t, "it works again", rec.works)
+	eventually(t, "it works again", rec.Trouble)
 	s.drop("here.test.")
-	eventually(t, "what is gone is published as gone", rec.shows("empty", "srv-off", "srv-here",
+	eventually(t, "what is gone is published as gone", rec.Shows("empty", "srv-off", "srv-here",
 		"set aside: gone.test.: no such name (NXDOMAIN): the service is taken for absent",
 		"set aside: here.test.: no such name (NXDOMAIN): the service is taken for absent",
 		"set aside: _here._tcp.test. SRV here.test.:50002: no such target (NXDOMAIN)"))
@@ -62,11 +62,11 @@ func TestOneNameThatFailsDoesNotHoldUpTheOthers(t *testing.T) {
 	rec := run(t, Config{Servers: []string{s.addr}, Services: map[string]Service{
 		"a": {Name: "a.test.", Port: 80}, "b": {Name: "b.test.", Port: 80},
 	}})
-	eventually(t, "both are listed", rec.shows("a", "a 10.0.0.1 10.0.0.1:80 w=1", "b", "b 10.0.0.2 10.0.0.2:80 w=1"))
+	eventually(t, "both are listed", rec.Shows("a", "a 10.0.0.1 10.0.0.1:80 w=1", "b", "b 10.0.0.2 10.0.0.2:80 w=1"))
 	s.say("a.test.", miekg.RcodeServerFailure)
 	eventually(t, "the failure is told", rec.failsWith("service a:", "SERVFAIL"))
 	s.add(t, "b.test. 1 IN A 10.0.0.3")
-	eventually(t, "the other's news is published", rec.shows("a", "a 10.0.0.1 10.0.0.1:80 w=1",
+	eventually(t, "the other's news is published", rec.Shows("a", "a 10.0.0.1 10.0.0.1:80 w=1",
 		"b", "b 10.0.0.2 10.0.0.2:80 w=1", "b 10.0.0.3 10.0.0.3:80 w=1"))
 	eventually(t, "and the failure told again", rec.failsWith("service a:", "SERVFAIL"))
 	_, before, _ := rec.counts()
@@ -89,7 +89,7 @@ func TestNothingIsPublishedBeforeEachNameWasAnsweredFor(t *testing.T) {
 	}
 	s.say("b.test.", miekg.RcodeSuccess)
 	s.say("0.test.", miekg.RcodeNameError)
-	eventually(t, "all is published", rec.shows("a", "a 10.0.0.1 10.0.0.1:80 w=1", "b",
+	eventually(t, "all is published", rec.Shows("a", "a 10.0.0.1 10.0.0.1:80 w=1", "b",
 		"set aside: 0.test.: no such name (NXDOMAIN): the service is taken for absent"))
 }
 
@@ -98,18 +98,18 @@ func TestTargetsAreServedStale(t *testing.T) {
 	s := newStub(t, "_a._tcp.test. 1 IN SRV 0 1 1 x.test.", "_a._tcp.test. 1 IN SRV 0 1 2 y.test.", "x.test. 1 IN A 10.0.0.1", "y.test. 1 IN A 10.0.0.2")
 	rec := run(t, Config{Servers: []string{s.addr}, Services: map[string]Service{"a": {Name: "_a._tcp.test."}}})
 	x, y := "a x.test.:1 10.0.0.1:0 w=1 via 10.0.0.1:1", "a y.test.:2 10.0.0.2:0 w=1 via 10.0.0.2:2"
-	eventually(t, "both targets are listed", rec.shows("a", x, y))
+	eventually(t, "both targets are listed", rec.Shows("a", x, y))
 	s.say("x.test.", miekg.RcodeServerFailure)
 	eventually(t, "a target's failure is told", rec.failsWith("service a: _a._tcp.test. SRV, target x.test. A/AAAA", "SERVFAIL"))
 	s.drop("y.test.")
 	s.add(t, "y.test. 1 IN A 10.0.0.3")
 	y = "a y.test.:2 10.0.0.3:0 w=1 via 10.0.0.3:2"
-	eventually(t, "the other's change is listed beside the stale one", rec.shows("a", x, y))
+	eventually(t, "the other's change is listed beside the stale one", rec.Shows("a", x, y))
 
 	s.say("z.test.", miekg.RcodeServerFailure)
 	s.add(t, "_a._tcp.test. 1 IN SRV 0 1 3 z.test.")
 	eventually(t, "a new target that cannot be read is set aside", func() error {
-		if v := rec.view(); !strings.Contains(v, x) || !strings.Contains(v, y) || !strings.Contains(v, "_a._tcp.test. SRV z.test.:3: its target's addresses cannot be read, and never were") {
+		if v := rec.View(); !strings.Contains(v, x) || !strings.Contains(v, y) || !strings.Contains(v, "_a._tcp.test. SRV z.test.:3: its target's addresses cannot be read, and never were") {
 			return errors.New(v)
 		}
 		return nil
@@ -118,8 +118,8 @@ func TestTargetsAreServedStale(t *testing.T) {
 	clear(s.rcodes)
 	s.mu.Unlock()
 	s.add(t, "z.test. 1 IN A 10.0.0.4")
-	eventually(t, "all is well", rec.shows("a", x, y, "a z.test.:3 10.0.0.4:0 w=1 via 10.0.0.4:3"))
-	eventually(t, "and said to be", rec.works)
+	eventually(t, "all is well", rec.Shows("a", x, y, "a z.test.:3 10.0.0.4:0 w=1 via 10.0.0.4:3"))
+	eventually(t, "and said to be", rec.Trouble)
 }
 
 // TestAServiceIsNotEmptiedByAFailure: what took the place of its targets cannot be read. That is
@@ -129,7 +129,7 @@ func TestAServiceIsNotEmptiedByAFailure(t *testing.T) {
 	s.say("y.test.", miekg.RcodeServerFailure)
 	rec := run(t, Config{Servers: []string{s.addr}, Services: map[string]Service{"a": {Name: "_a._tcp.test."}, "b": {Name: "_b._tcp.test."}}})
 	before := []string{"a", "a x.test.:1 10.0.0.1:0 w=1 via 10.0.0.1:1", "b"}
-	eventually(t, "one is listed, the other is empty", rec.shows(before...))
+	eventually(t, "one is listed, the other is empty", rec.Shows(before...))
 	point := func(name, to string) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -137,12 +137,12 @@ func TestAServiceIsNotEmptiedByAFailure(t *testing.T) {
 	}
 	point("_a._tcp.test.", "y.test.")
 	eventually(t, "the new target's failure is told", rec.failsWith("service a: _a._tcp.test. SRV, target y.test. A/AAAA", "SERVFAIL"))
-	if err := rec.shows(before...)(); err != nil {
+	if err := rec.Shows(before...)(); err != nil {
 		t.Error(err)
 	}
 	s.say("y.test.", miekg.RcodeNameError)
-	eventually(t, "what the DNS says for certain counts", rec.shows("a", "b", "set aside: _a._tcp.test. SRV y.test.:1: no such target (NXDOMAIN)"))
-	eventually(t, "which is no failure", rec.works)
+	eventually(t, "what the DNS says for certain counts", rec.Shows("a", "b", "set aside: _a._tcp.test. SRV y.test.:1: no such target (NXDOMAIN)"))
+	eventually(t, "which is no failure", rec.Trouble)
 	s.say("y.test.", miekg.RcodeServerFailure)
 	point("_b._tcp.test.", "z.test.")
 	s.say("z.test.", miekg.RcodeServerFailure)
@@ -158,7 +158,7 @@ func TestAFirstReadWithoutOneTargetPublishesNothing(t *testing.T) {
 		t.Error("a partial read was published")
 	}
 	s.say("y.test.", miekg.RcodeNameError)
-	eventually(t, "what the DNS says for certain is published", rec.shows("a", "a x.test.:1 10.0.0.1:0 w=1 via 10.0.0.1:1",
+	eventually(t, "what the DNS says for certain is published", rec.Shows("a", "a x.test.:1 10.0.0.1:0 w=1 via 10.0.0.1:1",
 		"set aside: _a._tcp.test. SRV y.test.:2: no such target (NXDOMAIN)"))
 }
 
@@ -173,14 +173,14 @@ func TestAliasesAreFollowed(t *testing.T) {
 		"a": {Name: "a.test.", Port: 80}, "s": {Name: "_s._tcp.test."},
 		"circle": {Name: "l1.test.", Port: 80}, "l": {Name: "_l._tcp.test."}, "n": {Name: "n.test.", Port: 80},
 	}})
-	eventually(t, "the ends are listed, circles set aside", rec.shows(
+	eventually(t, "the ends are listed, circles set aside", rec.Shows(
 		"a", "a 10.0.0.1 10.0.0.1:80 w=1",
 		"s", "s a.test.:9 10.0.0.1:0 w=1 via 10.0.0.1:9",
 		"circle", "set aside: l1.test.: its aliases run in a circle: l1.test. -> l2.test. -> l1.test.",
 		"l", "l c.test.:8 10.0.0.1:0 w=1 via 10.0.0.1:8",
 		"set aside: _l._tcp.test. SRV l1.test.:9: target: its aliases run in a circle: l1.test. -> l2.test. -> l1.test.",
 		"set aside: n.test.: no such name (NXDOMAIN): the service is taken for absent"))
-	eventually(t, "which is no failure", rec.works)
+	eventually(t, "which is no failure", rec.Trouble)
 }
 
 // TestQuestionsAreAskedOnceForAll: services that share names share answers, and TTLs are kept to.
@@ -191,7 +191,7 @@ func TestQuestionsAreAskedOnceForAll(t *testing.T) {
 		services[fmt.Sprintf("s%d", i)] = Service{Name: "_a._tcp.test."}
 	}
 	rec := run(t, Config{Servers: []string{s.addr}, Services: services, Timeout: 10 * time.Second})
-	eventually(t, "all are read", rec.works)
+	eventually(t, "all are read", rec.Trouble)
 	if n, _ := s.times("_a._tcp.test.", miekg.TypeSRV); n > 2 {
 		t.Errorf("the same question was asked %d times for 10 services", n)
 	}
@@ -213,7 +213,7 @@ func TestAnIdleRegistryIsConfirmedInTurn(t *testing.T) {
 		services[fmt.Sprintf("s%d", i)] = Service{Name: fmt.Sprintf("s%d.test.", i), Port: 1}
 	}
 	rec := run(t, Config{Servers: []string{s.addr}, Services: services})
-	eventually(t, "all are read", rec.works)
+	eventually(t, "all are read", rec.Trouble)
 	_, before, _ := rec.counts()
 	pass(t, 5*time.Second)
 	_, after, _ := rec.counts()
@@ -255,7 +255,7 @@ func TestRunEndsWhileServersAreSilent(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(testkit.Context(t))
 	done := make(chan error, 1)
-	go func() { done <- r.Run(ctx, &record{}) }()
+	go func() { done <- r.Run(ctx, newRecord()) }()
 	eventually(t, "it asks", func() error {
 		if n, _ := s.times("a.test.", miekg.TypeA); n == 0 {
 			return errors.New("nothing was asked")

@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -14,111 +12,54 @@ import (
 
 	"github.com/farcall/farcall/internal/catalog"
 	"github.com/farcall/farcall/internal/testkit"
+	"github.com/farcall/farcall/resolvers/resolvertest"
 )
 
 func TestMain(m *testing.M) { testkit.Main(m) }
 
 // record is a Sink that keeps what it is told.
-type record struct {
-	mu       sync.Mutex
-	sources  map[string]catalog.Snapshot
-	updates  []catalog.Update
-	alive    []time.Time // of updates and confirmations
-	failures []error
-	failing  error // the last word was Failed
-}
+type record struct{ resolvertest.Record }
 
-func (r *record) Publish(u catalog.Update) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if u.Full || r.sources == nil {
-		r.sources = map[string]catalog.Snapshot{}
+func newRecord() *record { return &record{resolvertest.Record{Describe: describe}} }
+
+// describe gives a line for each service, each instance and each record set aside.
+func describe(s catalog.Snapshot) (lines []string) {
+	for _, n := range s.Services {
+		lines = append(lines, strings.TrimPrefix(n.String(), "/"))
 	}
-	for _, s := range u.Snapshots {
-		r.sources[s.Source] = s
+	for _, i := range s.Instances {
+		line := fmt.Sprintf("%s %s %s:%d w=%d", strings.TrimPrefix(i.Name.String(), "/"), i.Instance, i.Address, i.Port, i.Weight)
+		if i.Relay != "" {
+			line += " via " + i.Relay
+		}
+		lines = append(lines, line)
 	}
-	r.updates, r.alive, r.failing = append(r.updates, u), append(r.alive, time.Now()), nil
-}
-
-func (r *record) Confirm() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.alive, r.failing = append(r.alive, time.Now()), nil
-}
-
-func (r *record) Failed(err error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.failures, r.failing = append(r.failures, err), err
-}
-
-// view is what stands: a line for each service, each instance and each record set aside.
-func (r *record) view() string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	var lines []string
-	for _, s := range r.sources {
-		for _, n := range s.Services {
-			lines = append(lines, strings.TrimPrefix(n.String(), "/"))
-		}
-		for _, i := range s.Instances {
-			line := fmt.Sprintf("%s %s %s:%d w=%d", strings.TrimPrefix(i.Name.String(), "/"), i.Instance, i.Address, i.Port, i.Weight)
-			if i.Relay != "" {
-				line += " via " + i.Relay
-			}
-			lines = append(lines, line)
-		}
-		for _, a := range s.SetAside {
-			lines = append(lines, "set aside: "+a.String())
-		}
+	for _, a := range s.SetAside {
+		lines = append(lines, "set aside: "+a.String())
 	}
-	slices.Sort(lines)
-	return strings.Join(lines, "\n")
-}
-
-func (r *record) shows(want ...string) func() error {
-	return func() error {
-		slices.Sort(want)
-		if got := r.view(); got != strings.Join(want, "\n") {
-			r.mu.Lock()
-			defer r.mu.Unlock()
-			return fmt.Errorf("it shows\n%s\nwant\n%s\nlast failure: %v", got, strings.Join(want, "\n"), r.failing)
-		}
-		return nil
-	}
+	return lines
 }
 
 // failsWith wants the last word to be a failure with all of these words.
 func (r *record) failsWith(words ...string) func() error {
 	return func() error {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		if r.failing == nil {
+		err := r.Trouble()
+		if err == nil {
 			return errors.New("the last word was no failure")
 		}
 		for _, w := range words {
-			if !strings.Contains(r.failing.Error(), w) {
-				return fmt.Errorf("%q has no %q", r.failing, w)
+			if !strings.Contains(err.Error(), w) {
+				return fmt.Errorf("%q has no %q", err, w)
 			}
 		}
 		return nil
 	}
 }
 
-// works wants the last word to be a sign of life.
-func (r *record) works() error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if len(r.alive) == 0 {
-		return errors.New("nothing was published")
-	}
-	return r.failing
-}
-
+// counts gives how many updates, signs of life and failures there were.
 func (r *record) counts() (updates, alive, failures int) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return len(r.updates), len(r.alive), len(r.failures)
+	u, c, f := r.All()
+	return len(u), len(u) + len(c), len(f)
 }
 
 func deps(t testing.TB) Deps {
@@ -135,7 +76,7 @@ func run(t testing.TB, cfg Config, change ...func(*Resolver)) *record {
 	for _, f := range change {
 		f(r)
 	}
-	rec := &record{}
+	rec := newRecord()
 	testkit.Go(t, "Run", func(ctx context.Context) error {
 		if err := r.Run(ctx, rec); !errors.Is(err, context.Canceled) {
 			return fmt.Errorf("Run returned %w", err)

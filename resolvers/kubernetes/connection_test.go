@@ -119,13 +119,14 @@ func TestAResetIsToldOnce(t *testing.T) {
 	t.Cleanup(s.Close)
 	c, _ := connectionTo(t, s.URL, Config{})
 	for seenBefore, cluster := range map[string]string{"40": "1", "60": ""} {
-		rec := &record{}
+		rec := newRecord()
 		r := &Resolver{log: testkit.Quiet(), metrics: c.metrics, name: "test"}
 		r.seen = seen{revisions: map[string]string{"services": seenBefore}, cluster: "1"}
 		if _, _, err := r.full(t.Context(), c, rec); err != nil {
 			t.Fatal(err)
 		}
-		if u := rec.updates[0]; (u.Reset == "") != (cluster != "") || r.reset != "" || r.seen.cluster != cluster {
+		updates, _, _ := rec.All()
+		if u := updates[0]; (u.Reset == "") != (cluster != "") || r.reset != "" || r.seen.cluster != cluster {
 			t.Errorf("after %s: reset %q, then %q, and the cluster is known as %q", seenBefore, u.Reset, r.reset, r.seen.cluster)
 		}
 	}

@@ -30,14 +30,14 @@ import (
 
 // last gives the last update that was published.
 func (r *record) last() catalog.Update {
-	updates, _, _ := r.all()
+	updates, _, _ := r.All()
 	return updates[len(updates)-1]
 }
 
 // confirmedSince says whether it was confirmed after a time.
 func (r *record) confirmedSince(since time.Time) func() error {
 	return func() error {
-		if _, confirms, _ := r.all(); len(confirms) == 0 || !confirms[len(confirms)-1].After(since) {
+		if _, confirms, _ := r.All(); len(confirms) == 0 || !confirms[len(confirms)-1].After(since) {
 			return errors.New("it was not confirmed since")
 		}
 		return nil
@@ -57,27 +57,27 @@ func TestRealAPIServerRestart(t *testing.T) {
 	config.Server = g.url()
 	rec, _ := run(t, Config{Kubeconfig: config.Write(t)})
 	cart, order := "default/cart/cart-1 10.1.0.1:8080 w=1 HEALTHY on //n1", "default/order/order-1 10.1.0.1:8080 w=1 HEALTHY on //n1"
-	testkit.Eventually(t, testkit.Context(t), "both are listed", rec.shows(cart, order))
+	testkit.Eventually(t, testkit.Context(t), "both are listed", rec.Shows(cart, order))
 
 	srv.Kill()
-	testkit.Eventually(t, testkit.Context(t), "the failure is told", rec.failedWith("kubernetes: ", "in all namespaces"))
-	killed, _, _ := rec.all()
+	testkit.Eventually(t, testkit.Context(t), "the failure is told", rec.FailedWith("kubernetes: ", "in all namespaces"))
+	killed, _, _ := rec.All()
 	mend := g.breakIt(t) // so that the deletion is not seen by a resumed watch
 	srv.Start()
 	h.drop("endpointslices", "default", "order")
 	srv.Kill()
 	srv.Start()
-	if updates, _, _ := rec.all(); len(updates) != len(killed) {
+	if updates, _, _ := rec.All(); len(updates) != len(killed) {
 		t.Errorf("%d updates while it was away", len(updates)-len(killed))
 	}
 	mend()
-	testkit.Eventually(t, within(t, 15*time.Second), "it is read again", rec.shows(cart))
+	testkit.Eventually(t, within(t, 15*time.Second), "it is read again", rec.Shows(cart))
 	if u := rec.last(); !u.Full || u.Explicit || u.Reset != "" {
 		t.Errorf("full %v, explicit %v, reset %q; want a full list, of absences only", u.Full, u.Explicit, u.Reset)
 	}
 	testkit.Eventually(t, within(t, 15*time.Second), "and confirmed", rec.confirmedSince(time.Now()))
 	h.drop("services", "default", "cart")
-	testkit.Eventually(t, within(t, 15*time.Second), "and followed", rec.shows())
+	testkit.Eventually(t, within(t, 15*time.Second), "and followed", rec.Shows())
 	if !rec.last().Explicit {
 		t.Error("a live deletion is not explicit")
 	}
@@ -94,14 +94,14 @@ func TestRealConnectionLost(t *testing.T) {
 	config := srv.As(testkit.KubernetesAdmin)
 	config.Server = g.url()
 	rec, _ := run(t, Config{Kubeconfig: config.Write(t)})
-	testkit.Eventually(t, testkit.Context(t), "both are listed", func() error { return want(rec.instances(), 2) })
+	testkit.Eventually(t, testkit.Context(t), "both are listed", func() error { return want(rec.Instances(), 2) })
 	mend := g.breakIt(t)
-	testkit.Eventually(t, testkit.Context(t), "the failure is told", rec.failedWith("watch services in all namespaces"))
+	testkit.Eventually(t, testkit.Context(t), "the failure is told", rec.FailedWith("watch services in all namespaces"))
 	h.drop("services", "default", "cart")
 	h.drop("endpointslices", "default", "order")
 	mend()
-	testkit.Eventually(t, within(t, 15*time.Second), "they are gone", rec.shows())
-	updates, _, _ := rec.all()
+	testkit.Eventually(t, within(t, 15*time.Second), "they are gone", rec.Shows())
+	updates, _, _ := rec.All()
 	for _, u := range updates[1:] {
 		if u.Full || !u.Explicit {
 			t.Errorf("full %v, explicit %v; want the deletions alone", u.Full, u.Explicit)
@@ -126,14 +126,14 @@ func TestRealPausedAPIServerIsNotConfirmed(t *testing.T) {
 	testkit.Eventually(t, testkit.Context(t), "it is confirmed", rec.confirmedSince(time.Time{}))
 	srv.Pause()
 	paused := time.Now()
-	testkit.Eventually(t, testkit.Context(t), "the silence is told", rec.failedWith("no answer within"))
+	testkit.Eventually(t, testkit.Context(t), "the silence is told", rec.FailedWith("no answer within"))
 	if err := rec.confirmedSince(paused.Add(200 * time.Millisecond))(); err == nil {
 		t.Error("it was confirmed while the API server was paused")
 	}
 	srv.Resume()
 	testkit.Eventually(t, within(t, 15*time.Second), "it is confirmed again", rec.confirmedSince(time.Now()))
 	h.fill("default", "order")
-	testkit.Eventually(t, within(t, 15*time.Second), "and followed", func() error { return want(rec.instances(), 2) })
+	testkit.Eventually(t, within(t, 15*time.Second), "and followed", func() error { return want(rec.Instances(), 2) })
 }
 
 // TestRealStoreRestored: an etcd that is put back to an earlier state, and one that is wiped, are
@@ -144,7 +144,7 @@ func TestRealStoreRestored(t *testing.T) {
 	h := handOf(t, srv)
 	h.fill("default", "cart")
 	rec, _ := run(t, Config{Kubeconfig: srv.Kubeconfig(t, testkit.KubernetesAdmin)})
-	testkit.Eventually(t, testkit.Context(t), "one is listed", func() error { return want(rec.instances(), 1) })
+	testkit.Eventually(t, testkit.Context(t), "one is listed", func() error { return want(rec.Instances(), 1) })
 
 	// change has the etcd of a cluster that stands still exchanged.
 	change := func(f func()) {
@@ -165,7 +165,7 @@ func TestRealStoreRestored(t *testing.T) {
 	for i := range 50 {
 		h.fill("default", fmt.Sprintf("late-%d", i))
 	}
-	testkit.Eventually(t, testkit.Context(t), "all are listed", func() error { return want(rec.instances(), 51) })
+	testkit.Eventually(t, testkit.Context(t), "all are listed", func() error { return want(rec.Instances(), 51) })
 
 	reset := func(what string, instances int, words string) {
 		t.Helper()
@@ -173,7 +173,7 @@ func TestRealStoreRestored(t *testing.T) {
 			if u := rec.last(); !u.Full || u.Explicit || !strings.Contains(u.Reset, words) {
 				return fmt.Errorf("full %v, explicit %v, reset %q", u.Full, u.Explicit, u.Reset)
 			}
-			return want(rec.instances(), instances)
+			return want(rec.Instances(), instances)
 		})
 	}
 	change(func() {
@@ -190,7 +190,7 @@ func TestRealStoreRestored(t *testing.T) {
 	})
 	reset("the wiped one, too", 0, "went backwards")
 	h.fill("default", "cart")
-	testkit.Eventually(t, within(t, 15*time.Second), "life goes on", func() error { return want(rec.instances(), 1) })
+	testkit.Eventually(t, within(t, 15*time.Second), "life goes on", func() error { return want(rec.Instances(), 1) })
 	if u := rec.last(); u.Reset != "" {
 		t.Errorf("the reset is told twice: %q", u.Reset)
 	}
@@ -214,15 +214,15 @@ func TestRealAnotherCluster(t *testing.T) {
 		t.Fatal(err)
 	}
 	rec, _ := run(t, Config{Kubeconfig: config.Write(t)})
-	testkit.Eventually(t, testkit.Context(t), "the first cluster is listed", func() error { return want(rec.instances(), 1) })
+	testkit.Eventually(t, testkit.Context(t), "the first cluster is listed", func() error { return want(rec.Instances(), 1) })
 	g.turn(two.Addr)
 	testkit.Eventually(t, testkit.Context(t), "the other cluster is told as a reset", func() error {
 		if u := rec.last(); !u.Full || !strings.Contains(u.Reset, "another cluster answers") {
 			return fmt.Errorf("full %v, reset %q", u.Full, u.Reset)
 		}
-		return want(rec.instances(), 100)
+		return want(rec.Instances(), 100)
 	})
-	if updates, _, _ := rec.all(); len(updates) != 2 {
+	if updates, _, _ := rec.All(); len(updates) != 2 {
 		t.Errorf("%d updates; want both clusters' full lists, and nothing that the watches say of the other one", len(updates))
 	}
 }
@@ -237,16 +237,16 @@ func TestRealAnotherKubeconfig(t *testing.T) {
 	config.Server = before.url()
 	path := config.Write(t)
 	rec, _ := run(t, Config{Kubeconfig: path})
-	testkit.Eventually(t, testkit.Context(t), "it is listed", func() error { return want(rec.instances(), 1) })
+	testkit.Eventually(t, testkit.Context(t), "it is listed", func() error { return want(rec.Instances(), 1) })
 	before.breakIt(t)
-	testkit.Eventually(t, testkit.Context(t), "the failure is told", rec.failedWith("list ", "is the server in kubeconfig "+path))
+	testkit.Eventually(t, testkit.Context(t), "the failure is told", rec.FailedWith("list ", "is the server in kubeconfig "+path))
 	config.Server = after.url()
 	if err := os.Rename(config.Write(t), path); err != nil {
 		t.Fatal(err)
 	}
 	testkit.Eventually(t, within(t, 15*time.Second), "it is read at its new place", rec.confirmedSince(time.Now()))
 	h.drop("services", "default", "cart")
-	testkit.Eventually(t, within(t, 15*time.Second), "and followed", rec.shows())
+	testkit.Eventually(t, within(t, 15*time.Second), "and followed", rec.Shows())
 }
 
 // TestRealErrorsSayWhatToDo: what a person reads where nothing can be read.
@@ -279,9 +279,9 @@ func TestRealErrorsSayWhatToDo(t *testing.T) {
 			config := good
 			tt.spoil(&config)
 			rec, stop := run(t, Config{Kubeconfig: config.Write(t)})
-			testkit.Eventually(t, within(t, 20*time.Second), "the failure is told in words", rec.failedWith(tt.words...))
+			testkit.Eventually(t, within(t, 20*time.Second), "the failure is told in words", rec.FailedWith(tt.words...))
 			stop()
-			updates, confirms, failures := rec.all()
+			updates, confirms, failures := rec.All()
 			if len(updates)+len(confirms) > 0 {
 				t.Errorf("published %v, confirmed %v", updates, confirms)
 			}
@@ -316,37 +316,36 @@ func TestRealManyEndpointsAndHalfAList(t *testing.T) {
 	config := srv.As(testkit.KubernetesAdmin)
 	config.Server, config.CA = front.url, front.ca
 	rec, _ := run(t, Config{Kubeconfig: config.Write(t)})
-	testkit.Eventually(t, testkit.Context(t), "the broken page is told", rec.failedWith("list endpointslices in all namespaces"))
-	if updates, confirms, _ := rec.all(); len(updates)+len(confirms) > 0 {
+	testkit.Eventually(t, testkit.Context(t), "the broken page is told", rec.FailedWith("list endpointslices in all namespaces"))
+	if updates, confirms, _ := rec.All(); len(updates)+len(confirms) > 0 {
 		t.Errorf("half a list was published: %d updates, %d confirmations", len(updates), len(confirms))
 	}
 	front.broken.Store(false)
 	began := time.Now()
-	testkit.Eventually(t, testkit.Context(t), "all are listed", func() error { return want(rec.instances(), large*100+small) })
+	testkit.Eventually(t, testkit.Context(t), "all are listed", func() error { return want(rec.Instances(), large*100+small) })
 	t.Logf("the full list of %d endpoints: %v", large*100+small, time.Since(began).Round(time.Millisecond))
-	if updates, _, _ := rec.all(); len(updates) != 1 {
+	if updates, _, _ := rec.All(); len(updates) != 1 {
 		t.Errorf("the full list came in %d updates, want 1", len(updates))
 	}
 
 	var took []time.Duration
 	for i := range 20 {
-		before, _, _ := rec.all()
+		before, _, _ := rec.All()
 		s := bigSlice("big", i)
 		s.Namespace, s.Ports[0].Protocol = "default", new(corev1.ProtocolTCP)
 		s.Endpoints[7].Conditions.Ready = new(false)
 		h.put("endpointslices", s)
 		written := time.Now()
 		testkit.Eventually(t, within(t, 15*time.Second), "a change of one endpoint is seen", func() error {
-			updates, _, _ := rec.all()
+			updates, _, _ := rec.All()
 			return want(len(updates), len(before)+1)
 		})
 		u := rec.last()
 		if u.Full || u.Explicit || len(u.Snapshots) != 1 || len(u.Snapshots[0].Instances) != 100 {
 			t.Errorf("full %v, explicit %v, %d sources: want the one slice of 100", u.Full, u.Explicit, len(u.Snapshots))
 		}
-		rec.mu.Lock()
-		took = append(took, max(0, rec.times[len(rec.times)-1].Sub(written)))
-		rec.mu.Unlock()
+		times := rec.Times()
+		took = append(took, max(0, times[len(times)-1].Sub(written)))
 	}
 	slices.Sort(took)
 	t.Logf("from the API server's answer to a write until Publish: median %v, most %v", took[len(took)/2], took[len(took)-1])
@@ -415,10 +414,10 @@ func TestRealRecords(t *testing.T) {
 	ready := discoveryv1.EndpointConditions{}
 	see := func(what string, lines ...string) {
 		t.Helper()
-		testkit.Eventually(t, testkit.Context(t), what, rec.shows(lines...))
+		testkit.Eventually(t, testkit.Context(t), what, rec.Shows(lines...))
 		h.empty("shop")
 		h.empty("quiet")
-		testkit.Eventually(t, testkit.Context(t), "and gone", rec.shows())
+		testkit.Eventually(t, testkit.Context(t), "and gone", rec.Shows())
 	}
 
 	h.put("services", plain("shop", "cart", http))
@@ -470,7 +469,7 @@ func TestRealRecords(t *testing.T) {
 	h.put("endpointslices", sliceOf("shop", "odd", "odd", 70000,
 		pod("twice", "10.1.0.1", conditionsOf[catalog.Draining]), pod("twice", "10.1.0.2", discoveryv1.EndpointConditions{Ready: new(true), Serving: new(false)})))
 	see("nonsense is handed on for its reader to set aside", "shop/odd/twice 10.1.0.1:70000 w=1 DRAINING", "shop/odd/twice 10.1.0.2:70000 w=1 HEALTHY")
-	if _, _, failures := rec.all(); len(failures) > 0 {
+	if _, _, failures := rec.All(); len(failures) > 0 {
 		t.Errorf("failures: %v", failures)
 	}
 }

@@ -33,7 +33,7 @@ func event(t *table, what watch.EventType, o runtime.Object) news {
 }
 
 func TestConfirmTakesEveryWatchAndAProbe(t *testing.T) {
-	rec := &record{}
+	rec := newRecord()
 	f, services, slices := followed(rec)
 	good := func(t *table) news { return news{table: t, probe: &probe{revision: "200", floor: "100"}} }
 	identified := func(lost int) news {
@@ -67,11 +67,11 @@ func TestConfirmTakesEveryWatchAndAProbe(t *testing.T) {
 		{"an answer from the past", news{table: services, probe: &probe{revision: "99", floor: "100"}}, 6, true},
 	} {
 		again, err := f.hear(step.n, make(chan news))
-		if _, confirms, _ := rec.all(); len(confirms) != step.confirms || again != step.again || err != nil {
+		if _, confirms, _ := rec.All(); len(confirms) != step.confirms || again != step.again || err != nil {
 			t.Fatalf("%s: %d confirmations, again %v, %v; want %d, %v", step.what, len(confirms), again, err, step.confirms, step.again)
 		}
 	}
-	if _, _, failures := rec.all(); len(failures) != 2 {
+	if _, _, failures := rec.All(); len(failures) != 2 {
 		t.Errorf("failures %v, want those of two probes", failures)
 	}
 	if !strings.Contains(f.reset, "went backwards, from 100 to 99") {
@@ -80,7 +80,7 @@ func TestConfirmTakesEveryWatchAndAProbe(t *testing.T) {
 }
 
 func TestWhatWaitsIsPublishedTogether(t *testing.T) {
-	rec := &record{}
+	rec := newRecord()
 	f, services, table := followed(rec)
 	f.l.take(svc("cart"))
 	f.l.take(slc("cart", "cart-1", "a@10.0.0.1"))
@@ -92,7 +92,7 @@ func TestWhatWaitsIsPublishedTogether(t *testing.T) {
 	if again, err := f.hear(event(services, watch.Added, svc("pay")), feed); again || err != nil {
 		t.Fatal(again, err)
 	}
-	updates, _, _ := rec.all()
+	updates, _, _ := rec.All()
 	if len(updates) != 2 || updates[0].Explicit || !updates[1].Explicit || updates[0].Full || updates[1].Full {
 		t.Fatalf("updates %+v, want the additions and then the removal", updates)
 	}
@@ -115,7 +115,7 @@ func TestInDoubtNothingIsTold(t *testing.T) {
 		cluster string
 		updates int
 	}{{"the same", "1", 1}, {"another", "2", 0}} {
-		rec := &record{}
+		rec := newRecord()
 		f, services, table := followed(rec)
 		f.l.take(svc("cart"))
 		f.l.take(slc("cart", "cart-1", "a@10.0.0.1"))
@@ -131,11 +131,11 @@ func TestInDoubtNothingIsTold(t *testing.T) {
 		hear(news{table: services, ended: &ended{early: true}})
 		hear(news{table: services, opened: true})
 		hear(event(table, watch.Deleted, slc("cart", "cart-1")))
-		if updates, _, _ := rec.all(); len(updates) > 0 {
+		if updates, _, _ := rec.All(); len(updates) > 0 {
 			t.Errorf("%s: told before it was known which cluster it is: %+v", tt.what, updates)
 		}
 		again := hear(news{table: services, probe: &probe{revision: "200", identified: true, lost: 1, cluster: tt.cluster}})
-		if updates, _, _ := rec.all(); len(updates) != tt.updates || again != (tt.updates == 0) {
+		if updates, _, _ := rec.All(); len(updates) != tt.updates || again != (tt.updates == 0) {
 			t.Errorf("%s cluster: %d updates, again %v", tt.what, len(updates), again)
 		}
 	}
@@ -168,7 +168,7 @@ func TestWhenAllIsReadAgain(t *testing.T) {
 			return []news{event(t, watch.Modified, home("1")), event(t, watch.Deleted, home("1")), event(t, watch.Added, home("2"))}
 		}, false, false, ""},
 	} {
-		f, services, _ := followed(&record{})
+		f, services, _ := followed(newRecord())
 		var again bool
 		var err error
 		for _, n := range tt.news(services) {

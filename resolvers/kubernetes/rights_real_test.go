@@ -92,7 +92,7 @@ func (h hand) fill(namespace, name string) {
 
 // lives says that nothing failed and that it was confirmed at least twice.
 func (r *record) lives() error {
-	_, confirms, failures := r.all()
+	_, confirms, failures := r.All()
 	if len(failures) > 0 {
 		return failures[0]
 	}
@@ -131,7 +131,7 @@ func TestRealTheDeployedRoleIsEnough(t *testing.T) {
 			config.Token = h.with(t).token("farcall", a.Name, a.Name)
 			rec, _ := run(t, Config{Kubeconfig: config.Write(t)})
 			testkit.Eventually(t, testkit.Context(t), "it reads and confirms", func() error {
-				return errors.Join(rec.shows(line+"//n1")(), rec.lives())
+				return errors.Join(rec.Shows(line+"//n1")(), rec.lives())
 			})
 		})
 	}
@@ -153,7 +153,7 @@ func TestRealTheDeployedRoleIsEnough(t *testing.T) {
 	t.Run("with regions", func(t *testing.T) {
 		rec, _ := run(t, Config{Kubeconfig: reader, Regions: true})
 		testkit.Eventually(t, testkit.Context(t), "it reads and confirms", func() error {
-			return errors.Join(rec.shows(line+"eu//n1")(), rec.lives())
+			return errors.Join(rec.Shows(line+"eu//n1")(), rec.lives())
 		})
 	})
 	tried := 0
@@ -171,10 +171,10 @@ func TestRealTheDeployedRoleIsEnough(t *testing.T) {
 						bind(h.with(t), registry, less)
 					}
 					rec, stop := run(t, Config{Kubeconfig: reader, Regions: true})
-					testkit.Eventually(t, testkit.Context(t), "it says what is missing", rec.failedWith(
+					testkit.Eventually(t, testkit.Context(t), "it says what is missing", rec.FailedWith(
 						"kubernetes: "+what, `User "reader" cannot `+verb+` resource "`+rule.Resources[0]+`"`, "deploy/kubernetes/rbac.yaml"))
 					stop()
-					if _, confirms, _ := rec.all(); len(confirms) > 0 {
+					if _, confirms, _ := rec.All(); len(confirms) > 0 {
 						t.Errorf("it was confirmed %d times", len(confirms))
 					}
 				})
@@ -207,16 +207,16 @@ func TestRealNamespaces(t *testing.T) {
 	path := srv.Kubeconfig(t, "reader")
 	rec, stop := run(t, Config{Kubeconfig: path, WatchNamespaces: []string{"shop", "bank"}})
 	testkit.Eventually(t, testkit.Context(t), "both are read and confirmed", func() error {
-		return errors.Join(rec.shows("bank/cart/cart-1 10.1.0.1:8080 w=1 HEALTHY on //n1", "shop/cart/cart-1 10.1.0.1:8080 w=1 HEALTHY on //n1")(), rec.lives())
+		return errors.Join(rec.Shows("bank/cart/cart-1 10.1.0.1:8080 w=1 HEALTHY on //n1", "shop/cart/cart-1 10.1.0.1:8080 w=1 HEALTHY on //n1")(), rec.lives())
 	})
 	h.drop("services", "bank", "cart")
-	testkit.Eventually(t, testkit.Context(t), "a change is seen", rec.shows("shop/cart/cart-1 10.1.0.1:8080 w=1 HEALTHY on //n1"))
+	testkit.Eventually(t, testkit.Context(t), "a change is seen", rec.Shows("shop/cart/cart-1 10.1.0.1:8080 w=1 HEALTHY on //n1"))
 	stop()
 
 	rec, stop = run(t, Config{Kubeconfig: path, WatchNamespaces: []string{"shop", "closed"}})
-	testkit.Eventually(t, testkit.Context(t), "it says where it may not read", rec.failedWith("list services in namespace closed", `"reader" cannot list`))
+	testkit.Eventually(t, testkit.Context(t), "it says where it may not read", rec.FailedWith("list services in namespace closed", `"reader" cannot list`))
 	stop()
-	if updates, _, _ := rec.all(); len(updates) > 0 {
+	if updates, _, _ := rec.All(); len(updates) > 0 {
 		t.Errorf("half of it was published: %v", updates)
 	}
 }
@@ -245,24 +245,24 @@ func TestRealRightsThatGo(t *testing.T) {
 	config.TokenFile = file
 	rec, _ := run(t, Config{Kubeconfig: config.Write(t)})
 	const line = "default/cart/cart-1 10.1.0.1:8080 w=1 HEALTHY on //n1"
-	testkit.Eventually(t, testkit.Context(t), "it is read", func() error { return errors.Join(rec.shows(line)(), rec.lives()) })
+	testkit.Eventually(t, testkit.Context(t), "it is read", func() error { return errors.Join(rec.Shows(line)(), rec.lives()) })
 
 	h.drop("clusterrolebindings", "", d.bindings[0].Name)
-	testkit.Eventually(t, within(t, 15*time.Second), "the lost right is told", rec.failedWith("cannot list resource", "rbac.yaml"))
+	testkit.Eventually(t, within(t, 15*time.Second), "the lost right is told", rec.FailedWith("cannot list resource", "rbac.yaml"))
 	h.put("clusterrolebindings", d.bindings[0])
 	testkit.Eventually(t, within(t, 15*time.Second), "it goes on when the right is back", rec.confirmedSince(time.Now()))
 
 	// The token goes with its Secret; the API server remembers for ten seconds that it was good.
 	h.drop("secrets", "farcall", "first")
-	testkit.Eventually(t, testkit.Context(t), "the dead token is told", rec.failedWith("Unauthorized", "does not know the token", "kubeconfig "))
-	if err := rec.shows(line)(); err != nil {
+	testkit.Eventually(t, testkit.Context(t), "the dead token is told", rec.FailedWith("Unauthorized", "does not know the token", "kubeconfig "))
+	if err := rec.Shows(line)(); err != nil {
 		t.Errorf("with a dead token: %v", err)
 	}
 	write(h.token("farcall", d.accounts[0].Name, "second"))
 	testkit.Eventually(t, within(t, 15*time.Second), "the new token is taken up", rec.confirmedSince(time.Now()))
 	h.drop("services", "default", "cart")
-	testkit.Eventually(t, within(t, 15*time.Second), "and life goes on", rec.shows())
-	_, _, failures := rec.all()
+	testkit.Eventually(t, within(t, 15*time.Second), "and life goes on", rec.Shows())
+	_, _, failures := rec.All()
 	for _, err := range failures {
 		if strings.Contains(err.Error(), first) || strings.Contains(err.Error(), "\n") {
 			t.Errorf("a failure has the token or a second line in it: %v", err)
