@@ -7,8 +7,9 @@
 // reachability (which peers answer). This package only connects them and answers the relay's
 // query from the view.
 //
-// Goroutines: Run owns them all, in three groups that end one after the other: what tells
-// others of this agent, what serves, and what those two need.
+// Goroutines: Run owns them all, in four groups that end one after the other: what tells others of
+// this agent and its applications, what contributes what the registries say (which is last that
+// they were taken back), what serves, and what those need.
 package agent
 
 import (

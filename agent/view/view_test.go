@@ -164,6 +164,21 @@ func TestWithoutRegistriesTheFeedIsTheOwnList(t *testing.T) {
 	}
 }
 
+func TestAClusterThatTheFederationDoesNotHave(t *testing.T) {
+	r := newRig(t, true)
+	if r.b.Stranger() {
+		t.Error("a stranger before anything is known of the federation")
+	}
+	r.feed(r.synced("west"))
+	if !r.b.Stranger() {
+		t.Error("no stranger in a federation of west alone")
+	}
+	r.change(r.synced("east"))
+	if r.b.Stranger() {
+		t.Error("a stranger still after its cluster joined")
+	}
+}
+
 func TestUnsyncedIsNotEmpty(t *testing.T) {
 	r := newRig(t, true)
 	r.want(strategy.LocalFirst, "NOT_SYNCED")
