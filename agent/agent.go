@@ -3,9 +3,9 @@
 // and of peers.
 //
 // Its rooms do the work: uplink (feed), contribute (what the own registries say, to those who ask
-// for it), view (merge), pick (choice), relay (attempts), app (delivery), face (servers),
-// reachability (which peers answer). This package only connects them and answers the relay's
-// query from the view.
+// for it), consult (what synchronizers ask), view (merge), pick (choice), relay (attempts), app
+// (delivery), face (servers), reachability (which peers answer). This package only connects them
+// and answers queries from the view.
 //
 // Goroutines: Run owns them all, in four groups that end one after the other: what tells others of
 // this agent and its applications, what contributes what the registries say (which is last that
@@ -19,16 +19,14 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/farcall/farcall/agent/app"
+	"github.com/farcall/farcall/agent/consult"
 	"github.com/farcall/farcall/agent/contribute"
 	"github.com/farcall/farcall/agent/face"
 	"github.com/farcall/farcall/agent/invoke"
@@ -39,10 +37,10 @@ import (
 	catalogv1 "github.com/farcall/farcall/api/farcall/catalog/v1"
 	"github.com/farcall/farcall/internal/catalog"
 	"github.com/farcall/farcall/internal/mirror"
+	"github.com/farcall/farcall/internal/policy"
 	"github.com/farcall/farcall/internal/reach"
 	"github.com/farcall/farcall/resolvers"
 	"github.com/farcall/farcall/resolvers/intake"
-	"github.com/farcall/farcall/strategy"
 )
 
 // Config is what an agent is told.
@@ -60,8 +58,8 @@ type Config struct {
 	// called by its name.
 	Links map[string]func() string
 	Apps  []App
-	// Strategy holds where the call names none.
-	Strategy strategy.Kind
+	// Base is what the configuration says of the applications' calls, below every policy.
+	Base policy.Settings
 	// Address is host:port of the internal listener as peers reach it.
 	Address string
 	// ViewFile keeps the last view; empty for nowhere.
@@ -100,6 +98,7 @@ type Agent struct {
 	intake      *intake.Intake // nil without registries
 	uplink      *uplink.Uplink
 	contributor *contribute.Contributor
+	answers     *consult.Answers
 	tracker     *reachability.Tracker
 	apps        *app.Channels
 	relay       *relay.Relay
@@ -115,16 +114,22 @@ type Agent struct {
 func New(cfg Config, deps Deps) (*Agent, error) {
 	a := &Agent{cfg: cfg, deps: deps, log: deps.Log, apps: app.New()}
 	self := reach.Self{Cluster: cfg.Cluster, Node: cfg.Node, Address: cfg.Address, Loopback: catalog.IsLoopback(deps.Internal.Addr().String())}
-	r := &router{strategy: cfg.Strategy, protocols: map[catalog.Name]app.Protocol{}}
+	r := &router{counter: consult.NewCounter(), protocols: map[catalog.Name]app.Protocol{}}
 	ports := map[catalog.Name]int{}
 	for _, p := range cfg.Apps {
 		r.protocols[p.Name] = p.Protocol
 		ports[p.Name] = p.Port
 	}
-	a.book = view.New(view.Config{Self: self, Locality: cfg.Locality, HasRegistry: len(cfg.Intake.Registries) > 0, Ports: ports})
-	a.tracker = reachability.New(deps.Log, deps.Registry, a.book.Reachable)
+	a.book = view.New(
+		view.Config{Self: self, Locality: cfg.Locality, HasRegistry: len(cfg.Intake.Registries) > 0, Ports: ports, Base: cfg.Base},
+		view.Deps{Metrics: deps.Registry, Connected: func() bool { return a.uplink.Connected() }},
+	)
+	a.tracker = reachability.New(reachability.Deps{
+		Log: deps.Log, Metrics: deps.Registry, Relays: a.book.Relays,
+		Changed: func(f reachability.Findings) { a.book.Reachable(f.Down, f.Dead, f.Distance) },
+	})
 	r.book, r.tracker = a.book, a.tracker
-	if err := a.rooms(); err != nil {
+	if err := a.rooms(r); err != nil {
 		return nil, err
 	}
 	if err := a.faces(r); err != nil {
@@ -142,10 +147,15 @@ func New(cfg Config, deps Deps) (*Agent, error) {
 }
 
 // rooms makes what reads the registries and what speaks with the synchronizers.
-func (a *Agent) rooms() (err error) {
+func (a *Agent) rooms(r *router) (err error) {
 	record := a.record()
+	self := consult.Config{Cluster: a.cfg.Cluster, Node: a.cfg.Node, Incarnation: record.GetIncarnation()}
+	a.answers = consult.FromBook(self, a.book, r.counter.Calls)
+	asked := consult.New(self, consult.Deps{
+		Log: a.log, Metrics: a.deps.Registry, Answerer: a.answers, Federation: func() string { return a.uplink.Federation() },
+	})
 	a.uplink = uplink.New(uplink.Config{Synchronizers: a.cfg.Synchronizers, Agent: record, File: a.cfg.ViewFile},
-		uplink.Deps{Log: a.log, Metrics: a.deps.Registry, Listener: follower{a}})
+		uplink.Deps{Log: a.log, Metrics: a.deps.Registry, Listener: follower{a}, Consult: asked.Follow})
 	told := contribute.Config{
 		Cluster: a.cfg.Cluster, Node: a.cfg.Node, Incarnation: record.GetIncarnation(), Synchronizers: a.cfg.Synchronizers,
 	}
@@ -215,7 +225,7 @@ func (a *Agent) faces(r *router) (err error) {
 	for _, p := range a.cfg.Apps {
 		cfg.Apps = append(cfg.Apps, p.Name.Service)
 	}
-	deps := face.Deps{Relay: a.relay, Own: r, Log: a.log}
+	deps := face.Deps{Relay: a.relay, Own: r, Views: views{r, a.answers}, Log: a.log}
 	if a.http, err = face.NewHTTP(cfg, deps); err != nil {
 		return err
 	}
@@ -258,7 +268,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	defer stopServes()
 	defer stopTells()
 
-	needed := start(needs, a.resolve, a.tracker.Run, a.serveMetrics)
+	needed := start(needs, a.resolve, a.book.Run, a.tracker.Run, a.serveMetrics)
 	served := start(serves,
 		func(ctx context.Context) error { return a.peer.Run(ctx, a.deps.Internal) },
 		func(ctx context.Context) error { return a.http.Run(ctx, a.deps.HTTP) },
@@ -365,63 +375,4 @@ func splitPort(address string) (host string, port int, err error) {
 	}
 	port, err = net.LookupPort("tcp", p)
 	return host, port, err
-}
-
-// degraded says in words what the agent has to do without; empty when nothing.
-func (a *Agent) degraded() []string {
-	var out []string
-	switch {
-	case !a.uplink.Connected():
-		word := "no feed: calls go on with what is known of other clusters"
-		if err := a.uplink.Trouble(); err != nil {
-			word += ": " + err.Error()
-		}
-		out = append(out, word)
-	case a.book.Stranger():
-		out = append(out, fmt.Sprintf("no synchronizer of this federation is configured for cluster %q: is its name right?", a.cfg.Cluster))
-	case a.uplink.Stale():
-		out = append(out, "the feed brings nothing new: every cluster is stale")
-	}
-	if !a.read.Load() {
-		out = append(out, "the own registries were not all read")
-	}
-	if a.contributor.Ownerless() {
-		out = append(out, "the synchronizer that writes this cluster hears nothing of this agent: what its registries say is not told to others")
-	}
-	return out
-}
-
-// serveMetrics serves /metrics, /healthz (the process lives) and /readyz (it takes calls,
-// degraded or not).
-func (a *Agent) serveMetrics(ctx context.Context) error {
-	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(a.deps.Registry, promhttp.HandlerOpts{Registry: a.deps.Registry}))
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { text(w, http.StatusOK, "ok") })
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		switch why := a.degraded(); {
-		case a.draining.Load():
-			text(w, http.StatusServiceUnavailable, "draining")
-		case len(why) > 0:
-			text(w, http.StatusOK, "degraded: "+strings.Join(why, "; "))
-		default:
-			text(w, http.StatusOK, "ok")
-		}
-	})
-	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, MaxHeaderBytes: 64 << 10}
-	done := make(chan error, 1)
-	go func() { done <- srv.Serve(a.deps.Metrics) }()
-	select {
-	case err := <-done:
-		return fmt.Errorf("metrics: %w", err)
-	case <-ctx.Done():
-		_ = srv.Close() // a scrape that is cut off is repeated
-		<-done
-		return ctx.Err()
-	}
-}
-
-func text(w http.ResponseWriter, code int, s string) {
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	w.WriteHeader(code)
-	_, _ = w.Write([]byte(s + "\n")) // a client that went away needs no answer
 }

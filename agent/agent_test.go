@@ -17,13 +17,13 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	feedv1 "github.com/farcall/farcall/api/farcall/feed/v1"
+	policyv1 "github.com/farcall/farcall/api/farcall/policy/v1"
 	storev1 "github.com/farcall/farcall/api/farcall/store/v1"
 	"github.com/farcall/farcall/internal/catalog"
 	"github.com/farcall/farcall/internal/keys"
 	"github.com/farcall/farcall/internal/testkit"
 	"github.com/farcall/farcall/resolvers/file"
 	"github.com/farcall/farcall/resolvers/intake"
-	"github.com/farcall/farcall/strategy"
 )
 
 func TestMain(m *testing.M) { testkit.Main(m) }
@@ -157,7 +157,7 @@ func run(t *testing.T, s *synchronizer) (health string) {
 	}
 	internal, metrics := listen(), listen()
 	a, err := New(Config{
-		Cluster: "edge", Node: "n1", Synchronizers: []string{s.address}, Strategy: strategy.Default,
+		Cluster: "edge", Node: "n1", Synchronizers: []string{s.address},
 		Address: internal.Addr().String(), AccessLog: "off",
 		Intake: intake.Config{Cluster: "edge", Registries: []intake.Registry{{Name: "file", Resolver: res}}},
 		Links:  map[string]func() string{"file": func() string { return "file@n1" }},
@@ -240,4 +240,28 @@ func TestIsDegradedWithoutTheOwner(t *testing.T) {
 	ready(t, health, ownerless, "no feed")
 	s.feed <- meta(t, 2, "", false)
 	ready(t, health, "stale", ownerless)
+}
+
+func TestSaysWhichPoliciesItDoesNotFollow(t *testing.T) {
+	s := serve(t, true)
+	health := run(t, s)
+	s.feed <- meta(t, 1, "", true)
+	ready(t, health, "policies are not known yet", "not understood")
+	schema, err := keys.New("test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	change := func(revision int64, k keys.Key, v proto.Message) {
+		b, err := keys.Encode(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.feed <- &feedv1.WatchResponse{Federation: "test", StoreId: "s1", Revision: revision, Entries: []*feedv1.Entry{{Key: schema.Format(k), Value: b, Revision: revision}}}
+	}
+	change(2, keys.Key{Kind: keys.PoliciesSynced}, &storev1.PoliciesSynced{Revision: 1})
+	ready(t, health, "stale", "policies")
+	change(3, keys.Key{Kind: keys.Policy, ID: "service/default/cart/*"}, &policyv1.Policy{
+		Target: &policyv1.Target{Service: "cart", Namespace: "default"}, Settings: &policyv1.Settings{Strategy: ptr("nearest-first")},
+	})
+	ready(t, health, "a policy is not understood: policy service default/cart", "not known yet")
 }

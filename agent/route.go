@@ -8,6 +8,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/farcall/farcall/agent/app"
+	"github.com/farcall/farcall/agent/consult"
 	"github.com/farcall/farcall/agent/face"
 	"github.com/farcall/farcall/agent/invoke"
 	"github.com/farcall/farcall/agent/pick"
@@ -22,7 +23,7 @@ import (
 type router struct {
 	book      *view.Book
 	tracker   *reachability.Tracker
-	strategy  strategy.Kind // where the call names none
+	counter   *consult.Counter
 	protocols map[catalog.Name]app.Protocol
 }
 
@@ -31,29 +32,60 @@ var (
 	_ face.Own     = (*router)(nil)
 )
 
+// overrideDenied is the reason of an error for a call that asks for what a policy leaves to nobody.
+const overrideDenied = "OVERRIDE_DENIED"
+
+// ask gives the service of a query and the strategy that the call itself names, empty where it
+// names none. The error is an *invoke.Error.
+func (r *router) ask(q relay.Query) (*view.Service, strategy.Kind, error) {
+	s := r.book.Service(q.Name)
+	if q.Strategy == "" && q.Cluster == "" {
+		return s, "", nil
+	}
+	if p := s.Policy(); p.OverrideDenied {
+		return nil, "", invoke.Errorf(codes.PermissionDenied, overrideDenied,
+			"%s denies overrides: a call of %s may name neither a strategy nor a cluster", p.Sources["override"], q.Name)
+	}
+	if q.Strategy == "" {
+		return s, "", nil
+	}
+	kind, err := strategy.Parse(q.Strategy)
+	if err != nil {
+		return nil, "", inputError(err)
+	}
+	return s, kind, nil
+}
+
 // Route plans a call. It does not wait: what the view does not know now is unavailable now.
 func (r *router) Route(_ context.Context, q relay.Query) (relay.Choice, error) {
-	c := &choice{r: r, name: q.Name, kind: r.strategy, inherited: true, pin: q.Cluster}
-	if q.Strategy != "" {
-		var err error
-		if c.kind, err = strategy.Parse(q.Strategy); err != nil {
-			return nil, inputError(err)
-		}
-		c.inherited = false
+	s, override, err := r.ask(q)
+	if err != nil {
+		return nil, err
 	}
-	p, err := c.plan()
+	p, err := s.Plan(override, q.Cluster)
 	if err != nil {
 		return nil, inputError(err)
 	}
-	c.strategy = string(p.Decision.Strategy)
-	switch why := p.Decision.Unavailable; why {
-	case "":
-		return c, nil
-	case strategy.NotFound:
+	why := p.Decision.Unavailable
+	if why == strategy.NotFound {
 		return nil, invoke.Errorf(codes.NotFound, string(why), "%s", p.Decision.Detail)
-	default:
+	}
+	if s.Known() {
+		r.counter.Add(q.Name)
+	}
+	if why != "" {
 		return nil, invoke.Errorf(codes.Unavailable, string(why), "%s", p.Decision.Detail)
 	}
+	c := &choice{
+		r: r, name: q.Name, override: override, pin: q.Cluster,
+		strategy: string(p.Decision.Strategy), terms: (*relay.Terms)(&p.Terms),
+	}
+	if header := s.Policy().HashHeader; header != "" && q.Header != nil {
+		if key := q.Header(header); key != "" {
+			c.call.SetKey(key)
+		}
+	}
+	return c, nil
 }
 
 func inputError(err error) error {
@@ -67,24 +99,27 @@ func inputError(err error) error {
 // choice is one call's. Every attempt picks from the view as it is then, leaving out what this
 // call tried already.
 type choice struct {
-	r         *router
-	name      catalog.Name
-	kind      strategy.Kind
-	inherited bool
-	pin       string
-	strategy  string
-	cluster   string // of a broadcast's part; empty otherwise
-	tried     pick.Tried
+	r        *router
+	name     catalog.Name
+	override strategy.Kind
+	pin      string
+	strategy string
+	terms    *relay.Terms
+	cluster  string // of a broadcast's part; empty otherwise
+	call     pick.Call
 }
 
 var _ relay.Choice = (*choice)(nil)
 
 func (c *choice) plan() (*view.Plan, error) {
-	return c.r.book.Service(c.name).Plan(c.kind, c.inherited, c.pin)
+	return c.r.book.Service(c.name).Plan(c.override, c.pin)
 }
 
 // Strategy implements relay.Choice.
 func (c *choice) Strategy() string { return c.strategy }
+
+// Terms implements relay.Choice.
+func (c *choice) Terms() *relay.Terms { return c.terms }
 
 // Next implements relay.Choice.
 func (c *choice) Next() (relay.Target, bool) {
@@ -92,24 +127,27 @@ func (c *choice) Next() (relay.Target, bool) {
 	if err != nil {
 		return relay.Target{}, false // the pinned cluster left the federation between two attempts
 	}
-	picker := p.Picker
+	picker, first := p.Picker, 0
 	if c.cluster != "" {
 		picker = nil
 		for _, part := range p.Clusters {
 			if part.Cluster == c.cluster {
-				picker = part.Picker
+				picker, first = part.Picker, part.Tier
 			}
 		}
 	}
 	if picker == nil {
 		return relay.Target{}, false
 	}
-	picked, ok := picker.Pick(&c.tried)
+	picked, ok := picker.Pick(&c.call)
 	if !ok {
 		return relay.Target{}, false
 	}
-	c.tried.Add(picked.Instance)
-	return c.r.target(picked), true
+	c.call.Add(picked.Instance)
+	t := c.r.target(c.name, picked)
+	t.Tier += first
+	t.TierName = p.Decision.Tiers[t.Tier].Name
+	return t, true
 }
 
 // Clusters implements relay.Choice.
@@ -123,33 +161,46 @@ func (c *choice) Clusters() []relay.ClusterChoice {
 		if part.Picker == nil && !part.Unreachable {
 			continue
 		}
-		out = append(out, relay.ClusterChoice{
-			Cluster: part.Cluster, Unreachable: part.Unreachable,
-			Choice: &choice{r: c.r, name: c.name, kind: c.kind, inherited: c.inherited, pin: c.pin, strategy: c.strategy, cluster: part.Cluster},
-		})
+		one := *c
+		one.cluster = part.Cluster
+		out = append(out, relay.ClusterChoice{Cluster: part.Cluster, Unreachable: part.Unreachable, Choice: &one})
 	}
 	return out
 }
 
-// target counts the picked instance as busy until its Done, and makes the address of one that
-// could not be reached a suspect.
-func (r *router) target(p pick.Picked) relay.Target {
+// target counts the picked instance as busy until its Done, which takes the outcome to those who
+// draw conclusions from it.
+func (r *router) target(n catalog.Name, p pick.Picked) relay.Target {
 	p.Begin()
 	t := relay.Target{Instance: p.Instance, Local: p.Local, Dial: p.Dial, Tier: p.Tier}
 	if p.Local {
 		t.App = r.endpoint(p.Instance)
 	}
 	t.Done = func(o relay.Outcome, latency time.Duration) {
-		answered := pick.Failed
-		if o == relay.Served || o == relay.ServedError {
-			answered = pick.Answered
+		now, means := time.Now(), meaning(o)
+		suspicious := p.Done(now, latency, means)
+		if means == pick.Errored || means == pick.Failed {
+			r.book.Trouble(n, now, suspicious)
 		}
-		p.Done(time.Now(), latency, answered)
 		if !p.Local && (o == relay.NotExecuted || o == relay.Lost) {
 			r.tracker.Suspect(p.Dial)
 		}
 	}
 	return t
+}
+
+// meaning is what an attempt's outcome tells of the instance.
+func meaning(o relay.Outcome) pick.Outcome {
+	switch o {
+	case relay.Served:
+		return pick.Answered
+	case relay.ServedError:
+		return pick.Errored
+	case relay.Abandoned:
+		return pick.Abandoned
+	default:
+		return pick.Failed
+	}
 }
 
 // endpoint is where an own instance's application listens: where its registry says, else on

@@ -2,6 +2,7 @@ package strategy
 
 import (
 	"iter"
+	"time"
 
 	"github.com/farcall/farcall/internal/catalog"
 )
@@ -10,12 +11,12 @@ import (
 type Input struct {
 	Service catalog.Name
 	Caller  Caller
-	// Strategy is what is in force; empty means Default.
-	Strategy Kind
-	// Inherited says that Strategy comes from configuration and not from the call that pins. A
-	// pin is an override and stronger than what was inherited; a call that contradicts itself is
-	// an error.
-	Inherited bool
+	// Policy is what is in force for this service and the caller's cluster.
+	Policy Policy
+	// Override is the strategy that the call itself names; empty: Policy.Strategy. A pin is an
+	// override as well, and stronger than Policy.Strategy; a call that contradicts itself (Override
+	// and Pin) is an error. That overrides are denied is for the caller of Decide to enforce.
+	Override Kind
 	// Pin limits the decision to one cluster, the caller's own allowed; empty means no pin.
 	Pin string
 	// Instances of Service, merged, no identity twice, none nil. In identity order a decision
@@ -30,6 +31,35 @@ type Input struct {
 	// ClustersKnown says that Clusters is the whole federation: the agent has once read the list
 	// of members, be it from a saved view. Until then nothing is called absent.
 	ClustersKnown bool
+	// PoliciesKnown says that the policies were read once, be it from a saved view. Until then calls
+	// stay local, whatever they ask for: a policy that nobody has read yet may say so.
+	PoliciesKnown bool
+	// Cordons in force or expired; those of other services are left out, or ignored.
+	Cordons []Cordon
+	// Advancing says that the feed is live and brings news of some cluster: only then does silence
+	// about another one expire it.
+	Advancing bool
+	// Now is the time that holds, ramps, cordons and expiry are reckoned with.
+	Now time.Time
+	// Previous is what the decision before gave for the same service, policy and override; the zero
+	// value where there was none. It is not changed.
+	Previous State
+}
+
+// Cordon takes a cluster (Name is zero) or one service of it out of everybody's choice.
+type Cordon struct {
+	Cluster string
+	Name    catalog.Name
+	// Until is when it ends by itself; zero: never.
+	Until time.Time
+	// Text says for people who set it, and why.
+	Text string
+}
+
+// State is what one decision hands to the next: since when tiers are sufficient, and how far calls
+// have come back to them. The zero value knows nothing. It is immutable.
+type State struct {
+	tiers map[string]tierState
 }
 
 // Caller says from where is called. Cluster and Node also name the agent whose order of equal
@@ -46,6 +76,14 @@ type ClusterInfo struct {
 	// Unreachable was measured by calls. A cluster that is merely STALE is not unreachable.
 	Unreachable bool
 	Locality    catalog.Locality
+	// Labels are its properties beside the locality, for ExternalOrder.
+	Labels map[string]string
+	// Distance is a coarse class of the round-trip time to it, 0 the nearest. Clusters of equal
+	// Distance pool where "*" is expanded.
+	Distance int
+	// StaleSince is when it was last confirmed, where it is stale; zero where it is fresh, or where
+	// nobody knows.
+	StaleSince time.Time
 }
 
 // Candidate is an instance and how the agent would get to it.
@@ -55,8 +93,10 @@ type Candidate struct {
 	Dial string
 	// Undialable says in words why nobody can be dialled for it; empty where somebody can.
 	Undialable string
-	// Ejected says that this agent set it aside after failures.
-	Ejected bool
+	// Unreachable says that its relay was measured not to answer, while others of its cluster do.
+	Unreachable bool
+	// Ejected says in words why this agent set it aside after failures; empty where it did not.
+	Ejected string
 }
 
 // Decision is where calls may go. It is immutable and shares the Input's instances.
@@ -77,6 +117,11 @@ type Decision struct {
 	// Degraded says that a tier better than the one in use lost instances of this service
 	// because their cluster is EXPIRED.
 	Degraded bool
+	// Next is when the same Input decides otherwise for the time alone (a hold ends, a ramp has come
+	// further, a cordon ends, a cluster expires); zero: never.
+	Next time.Time
+	// Rule is the decision in one line, for the header farcall-reason, traces and explain.
+	Rule string
 }
 
 // Tier is a set of clusters that are tried together.
@@ -93,8 +138,10 @@ type Tier struct {
 	// Available counts those that a call could be sent to now, Known all that are eligible and
 	// not draining, healthy or not.
 	Available, Known int
-	// Share is the percentage of calls that are sent to it first.
+	// Share is the percentage of calls that are sent to it first; Why says in words where it comes
+	// from.
 	Share float64
+	Why   string
 	// Failure is Unreachable for a target of a broadcast that is not dialled but reported as
 	// failed; otherwise empty.
 	Failure Reason

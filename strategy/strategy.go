@@ -93,32 +93,36 @@ type Reason string
 // Why an instance is in no tier, in the order of the pipeline: the first that holds is given.
 const (
 	Disabled   Reason = "DISABLED"    // its registry says so
-	WeightZero Reason = "WEIGHT_ZERO" // its weight is 0
-	Expired    Reason = "EXPIRED"     // nothing was heard of its cluster for staleTTL
+	WeightZero Reason = "WEIGHT_ZERO" // its weight is 0, or the policy gives its cluster weight 0
+	Cordoned   Reason = "CORDONED"    // somebody cordoned its cluster, or the service in its cluster
+	Expired    Reason = "EXPIRED"     // nothing was heard of its cluster for `staleTTL`
 	Removed    Reason = "REMOVED"     // its cluster was released or is exported no more
 	Draining   Reason = "DRAINING"    // it takes no new calls
-	Unhealthy  Reason = "UNHEALTHY"   // and recover-all does not use it
-	Ejected    Reason = "EJECTED"     // by this agent, after failures, and recover-all does not use it
+	Unhealthy  Reason = "UNHEALTHY"   // its registry says so, and recover-all does not use it
+	Ejected    Reason = "EJECTED"     // this agent ejected it after failures, and recover-all does not use it
 	Undialable Reason = "UNDIALABLE"  // nobody is known who could be dialled for it
-	ByStrategy Reason = "STRATEGY"    // the strategy never uses its cluster
-	ByPin      Reason = "PIN"         // the call is pinned to another cluster
 
 	// Unreachable is also the Failure of a broadcast tier.
-	Unreachable Reason = "UNREACHABLE" // its cluster was measured unreachable
+	Unreachable Reason = "UNREACHABLE" // the way to it, or its cluster as a whole, was measured not to answer
+
+	ByStrategy Reason = "STRATEGY" // the strategy never uses its cluster
+	ByPin      Reason = "PIN"      // the call is pinned to another cluster
+	ByOrder    Reason = "ORDER"    // `externalOrder` does not name its cluster
+	ByLocality Reason = "LOCALITY" // `locality` is strict, and it is not in the caller's zone (or region)
 )
 
 // Why nobody can be picked. All but NotFound are UNAVAILABLE to a caller.
 const (
-	NoLocalInstances    Reason = "NO_LOCAL_INSTANCES"    // only the caller's own cluster was allowed
-	NoExternalInstances Reason = "NO_EXTERNAL_INSTANCES" // only other clusters were allowed
-	NoInstances         Reason = "NO_INSTANCES"          // both were allowed
-	NotSynced           Reason = "NOT_SYNCED"            // too little is known to call it absent
+	NoLocalInstances    Reason = "NO_LOCAL_INSTANCES"    // none that can be picked, and only the caller's own cluster was allowed
+	NoExternalInstances Reason = "NO_EXTERNAL_INSTANCES" // none that can be picked, and only other clusters were allowed
+	NoInstances         Reason = "NO_INSTANCES"          // none that can be picked, and both were allowed
+	NotSynced           Reason = "NOT_SYNCED"            // too little is known to call it absent, or the policies are not known yet
 	NotFound            Reason = "NOT_FOUND"             // every cluster is synced and none knows the name
 )
 
 // What is wrong with an Input. All are INVALID_ARGUMENT to a caller.
 const (
-	BadStrategy   Reason = "BAD_STRATEGY"
+	BadStrategy   Reason = "BAD_STRATEGY"    // the word is no strategy
 	NoSuchCluster Reason = "NO_SUCH_CLUSTER" // the pin names a cluster the federation does not have
 	Contradiction Reason = "CONTRADICTION"   // the pin names a cluster that the call's own strategy excludes
 )

@@ -1,407 +1,249 @@
 package strategy
 
 import (
-	"fmt"
-	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/farcall/farcall/internal/catalog"
 )
 
-var cart = catalog.Name{Namespace: "default", Service: "cart"}
-
-// The clusters of the tests: an instance's cluster is told by its first letter.
-var letters = map[byte]string{'e': "east", 'w': "west", 's': "south"}
-
-// instances reads "e1:HEALTHY w1:DRAINING", or "e1" for a healthy one. "x" behind the health makes it
-// ejected, "?" undialable, "0" gives it weight 0.
-func instances(s string) []Candidate {
-	var out []Candidate
-	for word := range strings.FieldsSeq(s) {
-		id, health, _ := strings.Cut(word, ":")
-		i := &catalog.Instance{
-			ID:     catalog.ID{Cluster: letters[id[0]], Name: cart, Instance: id},
-			Weight: 1,
-			Health: catalog.Healthy,
-		}
-		c := Candidate{Instance: i, Dial: "10.0.0.1:50002"}
-		c.Ejected = strings.HasSuffix(health, "x")
-		if strings.HasSuffix(health, "?") {
-			c.Dial, c.Undialable = "", "no agent on its node and no relay address"
-		}
-		if strings.HasSuffix(health, "0") {
-			i.Weight = 0
-		}
-		if h, err := catalog.ParseHealth(strings.TrimRight(health, "x?0")); err == nil {
-			i.Health = h
-		}
-		out = append(out, c)
-	}
-	return out
-}
-
-func synced(names ...string) map[string]ClusterInfo {
-	m := map[string]ClusterInfo{}
-	for _, n := range names {
-		m[n] = ClusterInfo{State: catalog.StateSynced}
-	}
-	return m
-}
-
-func in(state catalog.ClusterState) ClusterInfo { return ClusterInfo{State: state} }
-
-// unreachable is in for a cluster that was measured unreachable.
-func unreachable(state catalog.ClusterState) ClusterInfo {
-	return ClusterInfo{State: state, Unreachable: true}
-}
-
-// golden prints a decision on one line: the tiers separated by "|" (a broadcast's by "+"), the
-// groups within by ",", then why nobody is there.
-func golden(d Decision) string {
-	var tiers []string
-	for _, t := range d.Tiers {
-		var groups []string
-		for _, g := range t.Groups {
-			var list []string
-			for _, c := range g {
-				list = append(list, c.Instance.Instance+":"+c.Instance.Health.String())
-			}
-			groups = append(groups, strings.Join(list, " "))
-		}
-		s := strings.Join(groups, ", ")
-		if t.Failure != "" {
-			s = t.Name + "!" + string(t.Failure)
-		}
-		if s == "" {
-			s = "-"
-		}
-		tiers = append(tiers, s)
-	}
-	sep := " | "
-	if d.Strategy == Broadcast {
-		sep = " + "
-	}
-	out := strings.Join(tiers, sep)
-	if d.RecoverAll {
-		out = "recover-all " + out
-	}
-	if d.Degraded {
-		out += " (degraded)"
-	}
-	if d.Unavailable != "" {
-		out = string(d.Unavailable)
-	}
-	return out
-}
-
 // The columns of the decision table, in its order, and any, which the text defines.
 var columns = [...]Kind{LocalFirst, ExternalFirst, Broadcast, LocalOnly, ExternalOnly, Any}
 
-// TestDecisionTable is the table of the strategies' contract with threshold 0, row by row and column by
-// column. What stands behind the first "|" is where retries go.
+// situation is a row of the decision table, or one of the cases of a row. The table in
+// docs/strategies.md is made of these.
+type situation struct {
+	state string
+	when  string // tells the cases of one state apart
+	// The input: a caller in cluster east (L), one or more external clusters (E).
+	instances string
+	known     bool
+	clusters  map[string]ClusterInfo
+	change    func(*Input)
+	// What each column says, in the words of the table, and which instances stand in which tier:
+	// what is behind the first "|" is where retries go.
+	cells, tiers [len(columns)]string
+}
+
+// silent is a cluster that nobody confirmed for a time.
+func silent(d time.Duration) ClusterInfo {
+	return ClusterInfo{State: catalog.StateStale, StaleSince: noon.Add(-d)}
+}
+
+func with(name string, info ClusterInfo) map[string]ClusterInfo {
+	m := synced("east", "west")
+	m[name] = info
+	return m
+}
+
+func threshold(percent uint32, mode FailoverMode) func(*Input) {
+	return func(in *Input) { in.Policy.Failover.Threshold, in.Policy.Failover.Mode = percent, mode }
+}
+
+func cordon(cluster string) func(*Input) {
+	return func(in *Input) { in.Cordons = []Cordon{{Cluster: cluster, Text: "by ann: upgrade"}} }
+}
+
+func all(s string) [len(columns)]string { return [...]string{s, s, s, s, s, s} }
+
+// contract are the rows of the decision table that Farcall's strategies are specified by, in its order.
+var contract = []situation{
+	{state: "L ok, E ok", instances: "e1 e2 w1 w2",
+		cells: [...]string{"L", "E", "each cluster", "L", "E", "L and E"},
+		tiers: [...]string{"e1 e2 | w1 w2", "w1 w2 | e1 e2", "e1 e2 + w1 w2", "e1 e2", "w1 w2", "e1 e2 w1 w2"}},
+	{state: "L 30 % healthy, threshold 50 spill", instances: "e0 e1 e2 e*7:UNHEALTHY w1", change: threshold(50, Spill),
+		cells: [...]string{"L 60 % / E 40 %", "E", "each cluster", "L", "E", "L and E"},
+		tiers: [...]string{"e0 e1 e2 | w1", "w1 | e0 e1 e2", "e0 e1 e2 + w1", "e0 e1 e2", "w1", "e0 e1 e2 w1"}},
+	{state: "L u, E ok", instances: "e1:UNHEALTHY e2:UNHEALTHY w1 w2:UNHEALTHY",
+		cells: [...]string{"E", "E", "E clusters", "recover-all L", "E", "E"},
+		tiers: [...]string{"- | w1", "w1 | -", "w1", "recover-all e1:UNHEALTHY e2:UNHEALTHY", "w1", "w1"}},
+	{state: "L ok, E u", instances: "e1 w1:UNHEALTHY w2:UNHEALTHY",
+		cells: [...]string{"L", "L", "L", "L", "recover-all E", "L"},
+		tiers: [...]string{"e1 | -", "- | e1", "e1", "e1", "recover-all w1:UNHEALTHY w2:UNHEALTHY", "e1"}},
+	{state: "L u, E u", instances: "e1:UNHEALTHY w1:UNHEALTHY",
+		cells: [...]string{"recover-all L", "recover-all E", "recover-all each cluster", "recover-all L", "recover-all E", "recover-all L and E"},
+		tiers: [...]string{"recover-all e1:UNHEALTHY | -", "recover-all w1:UNHEALTHY | -", "recover-all e1:UNHEALTHY + w1:UNHEALTHY",
+			"recover-all e1:UNHEALTHY", "recover-all w1:UNHEALTHY", "recover-all e1:UNHEALTHY w1:UNHEALTHY"}},
+	{state: "L ∅ confirmed, E ok", instances: "w1", known: true,
+		cells: [...]string{"E", "E", "E clusters", "`NO_LOCAL_INSTANCES`", "E", "E"},
+		tiers: [...]string{"- | w1", "w1 | -", "w1", "NO_LOCAL_INSTANCES", "w1", "w1"}},
+	{state: "L registry unreachable, E ok", when: "L is reachable", instances: "e1 w1", clusters: with("east", in(catalog.StateStale)),
+		cells: [...]string{"L", "E", "each cluster", "L", "E", "L and E"},
+		tiers: [...]string{"e1 | w1", "w1 | e1", "e1 + w1", "e1", "w1", "e1 w1"}},
+	{state: "L registry unreachable, E ok", when: "not", instances: "e1 w1", clusters: with("east", cutOff(catalog.StateStale)),
+		cells: [...]string{"E", "E", "E clusters (L is a named failure)", "recover-all L", "E", "E"},
+		tiers: [...]string{"- | w1", "w1 | -", "local!UNREACHABLE + w1", "recover-all e1", "w1", "w1"}},
+	{state: "E STALE, L ok", when: "E is reachable", instances: "e1 w1 w2:UNHEALTHY", clusters: with("west", silent(time.Hour)),
+		cells: [...]string{"L", "E", "each cluster", "L", "E", "L and E"},
+		tiers: [...]string{"e1 | w1", "w1 | e1", "e1 + w1", "e1", "w1", "e1 w1"}},
+	{state: "E STALE, L ok", when: "not", instances: "e1 w1 w2:UNHEALTHY", clusters: with("west", cutOff(catalog.StateStale)),
+		cells: [...]string{"L", "L", "L (E is a named failure)", "L", "recover-all E", "L"},
+		tiers: [...]string{"e1 | -", "- | e1", "e1 + west!UNREACHABLE", "e1", "recover-all w1", "e1"}},
+	{state: "E x, L ok", instances: "e1 w1", clusters: with("west", silent(24*time.Hour)),
+		cells: [...]string{"L", "L (degraded)", "L", "L", "`NO_EXTERNAL_INSTANCES`", "L"},
+		tiers: [...]string{"e1 | -", "- | e1 (degraded)", "e1", "e1", "NO_EXTERNAL_INSTANCES", "e1"}},
+	{state: "L only DRAINING, E ok", instances: "e1:DRAINING e2:DRAINING w1",
+		cells: [...]string{"E", "E", "E clusters", "`NO_LOCAL_INSTANCES` (draining)", "E", "E"},
+		tiers: [...]string{"- | w1", "w1 | -", "w1", "NO_LOCAL_INSTANCES", "w1", "w1"}},
+	{state: "never heard of the service", cells: all("`NOT_FOUND`"), tiers: all("NOT_FOUND")},
+}
+
+// beyond are more rows: what the text around the table says of other states.
+var beyond = []situation{
+	{state: "L 30 % healthy, threshold 0", instances: "e0 e1 e2 e*7:UNHEALTHY w1",
+		cells: [...]string{"L", "E", "each cluster", "L", "E", "L and E"},
+		tiers: [...]string{"e0 e1 e2 | w1", "w1 | e0 e1 e2", "e0 e1 e2 + w1", "e0 e1 e2", "w1", "e0 e1 e2 w1"}},
+	{state: "L 30 % healthy, threshold 50 strict", instances: "e0 e1 e2 e*7:UNHEALTHY w1", change: threshold(50, Strict),
+		cells: [...]string{"E", "E", "each cluster", "L", "E", "L and E"},
+		tiers: [...]string{"e0 e1 e2 | w1", "w1 | e0 e1 e2", "e0 e1 e2 + w1", "e0 e1 e2", "w1", "e0 e1 e2 w1"}},
+	{state: "E 30 % healthy, threshold 50 spill", instances: "e1 w0 w1 w2 w*7:UNHEALTHY", change: threshold(50, Spill),
+		cells: [...]string{"L", "E 60 % / L 40 %", "each cluster", "L", "E", "L and E"},
+		tiers: [...]string{"e1 | w0 w1 w2", "w0 w1 w2 | e1", "e1 + w0 w1 w2", "e1", "w0 w1 w2", "e1 w0 w1 w2"}},
+	{state: "known, no instance anywhere", known: true,
+		cells: [...]string{"`NO_INSTANCES`", "`NO_INSTANCES`", "`NO_INSTANCES`", "`NO_LOCAL_INSTANCES`", "`NO_EXTERNAL_INSTANCES`", "`NO_INSTANCES`"},
+		tiers: [...]string{"NO_INSTANCES", "NO_INSTANCES", "NO_INSTANCES", "NO_LOCAL_INSTANCES", "NO_EXTERNAL_INSTANCES", "NO_INSTANCES"}},
+	{state: "never heard of the service, E never synced", clusters: with("west", in(catalog.StateUnknown)),
+		cells: all("`NOT_SYNCED`"), tiers: all("NOT_SYNCED")},
+	{state: "L ∅ confirmed, E never synced", known: true, clusters: with("west", in(catalog.StateUnknown)),
+		cells: [...]string{"`NOT_SYNCED`", "`NOT_SYNCED`", "`NOT_SYNCED`", "`NO_LOCAL_INSTANCES`", "`NOT_SYNCED`", "`NOT_SYNCED`"},
+		tiers: [...]string{"NOT_SYNCED", "NOT_SYNCED", "NOT_SYNCED", "NO_LOCAL_INSTANCES", "NOT_SYNCED", "NOT_SYNCED"}},
+	{state: "L never synced, E ok", instances: "w1", clusters: with("east", in(catalog.StateUnknown)),
+		cells: [...]string{"E", "E", "E clusters", "`NOT_SYNCED`", "E", "E"},
+		tiers: [...]string{"- | w1", "w1 | -", "w1", "NOT_SYNCED", "w1", "w1"}},
+	{state: "policies not known yet, L ok, E ok", instances: "e1 w1", change: func(in *Input) { in.PoliciesKnown = false },
+		cells: all("L"), tiers: all("e1")},
+	{state: "policies not known yet, L ∅ confirmed, E ok", instances: "w1", change: func(in *Input) { in.PoliciesKnown = false },
+		cells: all("`NOT_SYNCED`"), tiers: all("NOT_SYNCED")},
+	{state: "E PROTECTED, L ok", instances: "e1 w1", clusters: with("west", in(catalog.StateProtected)),
+		cells: [...]string{"L", "E", "each cluster", "L", "E", "L and E"},
+		tiers: [...]string{"e1 | w1", "w1 | e1", "e1 + w1", "e1", "w1", "e1 w1"}},
+	{state: "E REMOVED, L ok", instances: "e1 w1", clusters: with("west", in(catalog.StateRemoved)),
+		cells: [...]string{"L", "L", "L", "L", "`NO_EXTERNAL_INSTANCES`", "L"},
+		tiers: [...]string{"e1 | -", "- | e1", "e1", "e1", "NO_EXTERNAL_INSTANCES", "e1"}},
+	{state: "E cordoned, L ok", instances: "e1 w1", change: cordon("west"),
+		cells: [...]string{"L", "L", "L", "L", "`NO_EXTERNAL_INSTANCES`", "L"},
+		tiers: [...]string{"e1 | -", "- | e1", "e1", "e1", "NO_EXTERNAL_INSTANCES", "e1"}},
+	{state: "L cordoned, E ok", instances: "e1 w1", change: cordon("east"),
+		cells: [...]string{"E", "E", "E clusters", "`NO_LOCAL_INSTANCES`", "E", "E"},
+		tiers: [...]string{"- | w1", "w1 | -", "w1", "NO_LOCAL_INSTANCES", "w1", "w1"}},
+	{state: "L x, E ok: the own cluster never expires", instances: "e1 w1",
+		clusters: with("east", ClusterInfo{State: catalog.StateExpired, StaleSince: noon.Add(-48 * time.Hour)}),
+		cells:    [...]string{"L", "E", "each cluster", "L", "E", "L and E"},
+		tiers:    [...]string{"e1 | w1", "w1 | e1", "e1 + w1", "e1", "w1", "e1 w1"}},
+	{state: "E silent for a day, but so is everybody", instances: "e1 w1", clusters: with("west", silent(24*time.Hour)),
+		change: func(in *Input) { in.Advancing = false },
+		cells:  [...]string{"L", "E", "each cluster", "L", "E", "L and E"},
+		tiers:  [...]string{"e1 | w1", "w1 | e1", "e1 + w1", "e1", "w1", "e1 w1"}},
+	{state: "L u, E u, `recoverAll: false`", instances: "e1:UNHEALTHY w1:UNHEALTHY", change: func(in *Input) { in.Policy.RecoverAll = false },
+		cells: [...]string{"`NO_INSTANCES`", "`NO_INSTANCES`", "`NO_INSTANCES`", "`NO_LOCAL_INSTANCES`", "`NO_EXTERNAL_INSTANCES`", "`NO_INSTANCES`"},
+		tiers: [...]string{"NO_INSTANCES", "NO_INSTANCES", "NO_INSTANCES", "NO_LOCAL_INSTANCES", "NO_EXTERNAL_INSTANCES", "NO_INSTANCES"}},
+	{state: "L u among what is never recovered, E of that alone",
+		instances: "e1:DRAINING e2:DISABLED e3:UNHEALTHY e4:UNHEALTHY0 e5:UNHEALTHY? e6:HEALTHYx e7:HEALTHY! w1:DRAINING w2:DISABLED",
+		cells:     [...]string{"recover-all L", "recover-all L", "recover-all L", "recover-all L", "`NO_EXTERNAL_INSTANCES` (draining)", "recover-all L"},
+		tiers: [...]string{"recover-all e3:UNHEALTHY e6 e7 | -", "recover-all - | e3:UNHEALTHY e6 e7", "recover-all e3:UNHEALTHY e6 e7",
+			"recover-all e3:UNHEALTHY e6 e7", "NO_EXTERNAL_INSTANCES", "recover-all e3:UNHEALTHY e6 e7"}},
+	{state: "registries that know no health", instances: "e1:UNKNOWN w1:UNKNOWN",
+		cells: [...]string{"L", "E", "each cluster", "L", "E", "L and E"},
+		tiers: [...]string{"e1:UNKNOWN | w1:UNKNOWN", "w1:UNKNOWN | e1:UNKNOWN", "e1:UNKNOWN + w1:UNKNOWN", "e1:UNKNOWN", "w1:UNKNOWN", "e1:UNKNOWN w1:UNKNOWN"}},
+	{state: "L cannot be dialled, E ok", instances: "e1:HEALTHY? w1",
+		cells: [...]string{"E", "E", "E clusters", "`NO_LOCAL_INSTANCES`", "E", "E"},
+		tiers: [...]string{"- | w1", "w1 | -", "w1", "NO_LOCAL_INSTANCES", "w1", "w1"}},
+	{state: "L u, E unreachable", instances: "e1:UNHEALTHY w1 w2:UNHEALTHY", clusters: with("west", cutOff(catalog.StateSynced)),
+		cells: [...]string{"recover-all L", "recover-all E", "recover-all L (E is a named failure)", "recover-all L", "recover-all E", "recover-all L and E"},
+		tiers: [...]string{"recover-all e1:UNHEALTHY | -", "recover-all w1 | -", "recover-all e1:UNHEALTHY + west!UNREACHABLE",
+			"recover-all e1:UNHEALTHY", "recover-all w1", "recover-all e1:UNHEALTHY w1"}},
+}
+
+// input is the situation as a caller in cluster east meets it.
+func (s *situation) input(k Kind) Input {
+	in := scene(k, s.instances)
+	in.Known = s.known
+	if s.clusters != nil {
+		in.Clusters = s.clusters
+	}
+	if s.change != nil {
+		s.change(&in)
+	}
+	return in
+}
+
+// cell says a decision in the words of the table.
+func cell(d Decision) string {
+	if d.Unavailable != "" {
+		if strings.Contains(d.Detail, "DRAINING") {
+			return "`" + string(d.Unavailable) + "` (draining)"
+		}
+		return "`" + string(d.Unavailable) + "`"
+	}
+	var used, failed []string
+	for _, t := range d.Tiers {
+		who := "E"
+		if t.Name == "local" {
+			who = "L"
+		}
+		switch {
+		case t.Failure != "":
+			failed = append(failed, who)
+		case t.Share > 0 && t.Share < 100:
+			used = append(used, who+" "+strings.TrimSuffix(percent(t.Share), "%")+" %")
+		case t.Share > 0 && d.Strategy == Any:
+			used = append(used, sides(t))
+		case t.Share > 0:
+			used = append(used, who)
+		}
+	}
+	s := strings.Join(used, " / ")
+	if d.Strategy == Broadcast {
+		s = map[string]string{"L / E": "each cluster", "E": "E clusters", "L": "L"}[s]
+	}
+	if d.RecoverAll {
+		s = "recover-all " + s
+	}
+	if d.Degraded {
+		s += " (degraded)"
+	}
+	if len(failed) > 0 {
+		s += " (" + strings.Join(failed, " and ") + " is a named failure)"
+	}
+	return s
+}
+
+// sides says of a tier of all clusters who is in it.
+func sides(t Tier) string {
+	var local, external bool
+	for c := range t.Candidates() {
+		local = local || c.Instance.Cluster == "east"
+		external = external || c.Instance.Cluster != "east"
+	}
+	switch {
+	case local && external:
+		return "L and E"
+	case local:
+		return "L"
+	}
+	return "E"
+}
+
+// TestDecisionTable goes through the table row by row and column by column.
 func TestDecisionTable(t *testing.T) {
-	type row struct {
-		state     string
-		instances string
-		known     bool
-		clusters  map[string]ClusterInfo
-		want      [len(columns)]string
-	}
-	both := synced("east", "west")
-	for _, r := range []row{
-		{state: "L ok, E ok", instances: "e1 e2 w1 w2", clusters: both, want: [...]string{
-			"e1:HEALTHY e2:HEALTHY | w1:HEALTHY w2:HEALTHY",
-			"w1:HEALTHY w2:HEALTHY | e1:HEALTHY e2:HEALTHY",
-			"e1:HEALTHY e2:HEALTHY + w1:HEALTHY w2:HEALTHY",
-			"e1:HEALTHY e2:HEALTHY",
-			"w1:HEALTHY w2:HEALTHY",
-			"e1:HEALTHY e2:HEALTHY w1:HEALTHY w2:HEALTHY",
-		}},
-		{state: "L 30 % healthy, threshold 0: any available one serves",
-			instances: "e0 e1 e2 e3:UNHEALTHY e4:UNHEALTHY e5:UNHEALTHY e6:UNHEALTHY e7:UNHEALTHY e8:UNHEALTHY e9:UNHEALTHY w1",
-			clusters:  both, want: [...]string{
-				"e0:HEALTHY e1:HEALTHY e2:HEALTHY | w1:HEALTHY",
-				"w1:HEALTHY | e0:HEALTHY e1:HEALTHY e2:HEALTHY",
-				"e0:HEALTHY e1:HEALTHY e2:HEALTHY + w1:HEALTHY",
-				"e0:HEALTHY e1:HEALTHY e2:HEALTHY",
-				"w1:HEALTHY",
-				"e0:HEALTHY e1:HEALTHY e2:HEALTHY w1:HEALTHY",
-			}},
-		{state: "L u, E ok", instances: "e1:UNHEALTHY e2:UNHEALTHY w1 w2:UNHEALTHY", clusters: both, want: [...]string{
-			"- | w1:HEALTHY",
-			"w1:HEALTHY | -",
-			"w1:HEALTHY",
-			"recover-all e1:UNHEALTHY e2:UNHEALTHY",
-			"w1:HEALTHY",
-			"w1:HEALTHY",
-		}},
-		{state: "L ok, E u", instances: "e1 w1:UNHEALTHY w2:UNHEALTHY", clusters: both, want: [...]string{
-			"e1:HEALTHY | -",
-			"- | e1:HEALTHY",
-			"e1:HEALTHY",
-			"e1:HEALTHY",
-			"recover-all w1:UNHEALTHY w2:UNHEALTHY",
-			"e1:HEALTHY",
-		}},
-		{state: "L u, E u", instances: "e1:UNHEALTHY w1:UNHEALTHY", clusters: both, want: [...]string{
-			"recover-all e1:UNHEALTHY | -",
-			"recover-all w1:UNHEALTHY | -",
-			"recover-all e1:UNHEALTHY + w1:UNHEALTHY",
-			"recover-all e1:UNHEALTHY",
-			"recover-all w1:UNHEALTHY",
-			"recover-all e1:UNHEALTHY w1:UNHEALTHY",
-		}},
-		{state: "L ∅ confirmed, E ok", instances: "w1", known: true, clusters: both, want: [...]string{
-			"- | w1:HEALTHY",
-			"w1:HEALTHY | -",
-			"w1:HEALTHY",
-			"NO_LOCAL_INSTANCES",
-			"w1:HEALTHY",
-			"w1:HEALTHY",
-		}},
-		{state: "L registry unreachable, L reachable, E ok", instances: "e1 w1",
-			clusters: map[string]ClusterInfo{"east": in(catalog.StateStale), "west": in(catalog.StateSynced)}, want: [...]string{
-				"e1:HEALTHY | w1:HEALTHY",
-				"w1:HEALTHY | e1:HEALTHY",
-				"e1:HEALTHY + w1:HEALTHY",
-				"e1:HEALTHY",
-				"w1:HEALTHY",
-				"e1:HEALTHY w1:HEALTHY",
-			}},
-		{state: "L registry unreachable, L unreachable, E ok", instances: "e1 w1",
-			clusters: map[string]ClusterInfo{"east": unreachable(catalog.StateStale), "west": in(catalog.StateSynced)}, want: [...]string{
-				"- | w1:HEALTHY",
-				"w1:HEALTHY | -",
-				"local!UNREACHABLE + w1:HEALTHY",
-				"recover-all e1:HEALTHY",
-				"w1:HEALTHY",
-				"w1:HEALTHY",
-			}},
-		{state: "E STALE and reachable, L ok", instances: "e1 w1",
-			clusters: map[string]ClusterInfo{"east": in(catalog.StateSynced), "west": in(catalog.StateStale)}, want: [...]string{
-				"e1:HEALTHY | w1:HEALTHY",
-				"w1:HEALTHY | e1:HEALTHY",
-				"e1:HEALTHY + w1:HEALTHY",
-				"e1:HEALTHY",
-				"w1:HEALTHY",
-				"e1:HEALTHY w1:HEALTHY",
-			}},
-		{state: "E STALE and unreachable, L ok", instances: "e1 w1 w2:UNHEALTHY",
-			clusters: map[string]ClusterInfo{"east": in(catalog.StateSynced), "west": unreachable(catalog.StateStale)}, want: [...]string{
-				"e1:HEALTHY | -",
-				"- | e1:HEALTHY",
-				"e1:HEALTHY + west!UNREACHABLE",
-				"e1:HEALTHY",
-				"recover-all w1:HEALTHY",
-				"e1:HEALTHY",
-			}},
-		{state: "E x, L ok", instances: "e1 w1",
-			clusters: map[string]ClusterInfo{"east": in(catalog.StateSynced), "west": in(catalog.StateExpired)}, want: [...]string{
-				"e1:HEALTHY | -",
-				"- | e1:HEALTHY (degraded)",
-				"e1:HEALTHY",
-				"e1:HEALTHY",
-				"NO_EXTERNAL_INSTANCES",
-				"e1:HEALTHY",
-			}},
-		{state: "L only DRAINING, E ok", instances: "e1:DRAINING e2:DRAINING w1", clusters: both, want: [...]string{
-			"- | w1:HEALTHY",
-			"w1:HEALTHY | -",
-			"w1:HEALTHY",
-			"NO_LOCAL_INSTANCES",
-			"w1:HEALTHY",
-			"w1:HEALTHY",
-		}},
-		{state: "never heard of the service", clusters: both, want: [...]string{
-			"NOT_FOUND", "NOT_FOUND", "NOT_FOUND", "NOT_FOUND", "NOT_FOUND", "NOT_FOUND",
-		}},
-		// What the text around the table says of these states.
-		{state: "known, no instance anywhere", known: true, clusters: both, want: [...]string{
-			"NO_INSTANCES", "NO_INSTANCES", "NO_INSTANCES", "NO_LOCAL_INSTANCES", "NO_EXTERNAL_INSTANCES", "NO_INSTANCES",
-		}},
-		{state: "never heard of the service, E never synced",
-			clusters: map[string]ClusterInfo{"east": in(catalog.StateSynced), "west": in(catalog.StateUnknown)}, want: [...]string{
-				"NOT_SYNCED", "NOT_SYNCED", "NOT_SYNCED", "NOT_SYNCED", "NOT_SYNCED", "NOT_SYNCED",
-			}},
-		{state: "L ∅ confirmed, E never synced", known: true,
-			clusters: map[string]ClusterInfo{"east": in(catalog.StateSynced), "west": in(catalog.StateUnknown)}, want: [...]string{
-				"NOT_SYNCED", "NOT_SYNCED", "NOT_SYNCED", "NO_LOCAL_INSTANCES", "NOT_SYNCED", "NOT_SYNCED",
-			}},
-		{state: "L never synced, E ok", instances: "w1",
-			clusters: map[string]ClusterInfo{"east": in(catalog.StateUnknown), "west": in(catalog.StateSynced)}, want: [...]string{
-				"- | w1:HEALTHY", "w1:HEALTHY | -", "w1:HEALTHY", "NOT_SYNCED", "w1:HEALTHY", "w1:HEALTHY",
-			}},
-		{state: "E PROTECTED", instances: "e1 w1",
-			clusters: map[string]ClusterInfo{"east": in(catalog.StateSynced), "west": in(catalog.StateProtected)}, want: [...]string{
-				"e1:HEALTHY | w1:HEALTHY", "w1:HEALTHY | e1:HEALTHY", "e1:HEALTHY + w1:HEALTHY", "e1:HEALTHY", "w1:HEALTHY", "e1:HEALTHY w1:HEALTHY",
-			}},
-		{state: "E REMOVED", instances: "e1 w1",
-			clusters: map[string]ClusterInfo{"east": in(catalog.StateSynced), "west": in(catalog.StateRemoved)}, want: [...]string{
-				"e1:HEALTHY | -", "- | e1:HEALTHY", "e1:HEALTHY", "e1:HEALTHY", "NO_EXTERNAL_INSTANCES", "e1:HEALTHY",
-			}},
-		{state: "recover-all never uses DRAINING, DISABLED, weight 0 nor what nobody can dial",
-			instances: "e1:DRAINING e2:DISABLED e3:UNHEALTHY e4:UNHEALTHY0 e5:UNHEALTHY? e6:HEALTHYx w1:DRAINING w2:DISABLED",
-			clusters:  both, want: [...]string{
-				"recover-all e3:UNHEALTHY e6:HEALTHY | -",
-				"recover-all - | e3:UNHEALTHY e6:HEALTHY",
-				"recover-all e3:UNHEALTHY e6:HEALTHY",
-				"recover-all e3:UNHEALTHY e6:HEALTHY",
-				"NO_EXTERNAL_INSTANCES",
-				"recover-all e3:UNHEALTHY e6:HEALTHY",
-			}},
-		{state: "registries that know no health", instances: "e1:UNKNOWN w1:UNKNOWN", clusters: both, want: [...]string{
-			"e1:UNKNOWN | w1:UNKNOWN", "w1:UNKNOWN | e1:UNKNOWN", "e1:UNKNOWN + w1:UNKNOWN", "e1:UNKNOWN", "w1:UNKNOWN", "e1:UNKNOWN w1:UNKNOWN",
-		}},
-		{state: "L cannot be dialled, E ok", instances: "e1:HEALTHY? w1", clusters: both, want: [...]string{
-			"- | w1:HEALTHY", "w1:HEALTHY | -", "w1:HEALTHY", "NO_LOCAL_INSTANCES", "w1:HEALTHY", "w1:HEALTHY",
-		}},
-		{state: "nobody available, everything unreachable", instances: "e1:UNHEALTHY w1 w2:UNHEALTHY",
-			clusters: map[string]ClusterInfo{"east": in(catalog.StateSynced), "west": unreachable(catalog.StateSynced)}, want: [...]string{
-				"recover-all e1:UNHEALTHY | -",
-				"recover-all w1:HEALTHY | -",
-				"recover-all e1:UNHEALTHY + west!UNREACHABLE",
-				"recover-all e1:UNHEALTHY",
-				"recover-all w1:HEALTHY",
-				"recover-all e1:UNHEALTHY w1:HEALTHY",
-			}},
-	} {
-		for i, k := range columns {
-			t.Run(r.state+"/"+string(k), func(t *testing.T) {
-				d, err := Decide(Input{
-					Service: cart, Caller: Caller{Cluster: "east", Node: "n1"}, Strategy: k,
-					Instances: instances(r.instances), Known: r.known, Clusters: r.clusters, ClustersKnown: true,
+	for _, rows := range [][]situation{contract, beyond} {
+		for _, s := range rows {
+			for i, k := range columns {
+				t.Run(s.state+" "+s.when+"/"+string(k), func(t *testing.T) {
+					in := s.input(k)
+					d := mustDecide(t, in)
+					if got := cell(d); got != s.cells[i] {
+						t.Errorf("got %s, want %s", got, s.cells[i])
+					}
+					if got := golden(d); got != s.tiers[i] {
+						t.Errorf("got tiers %s, want %s", got, s.tiers[i])
+					}
+					if d.Strategy != k && in.PoliciesKnown {
+						t.Errorf("strategy %q", d.Strategy)
+					}
 				})
-				if err != nil {
-					t.Fatal(err)
-				}
-				if got := golden(d); got != r.want[i] {
-					t.Errorf("got  %s\nwant %s", got, r.want[i])
-				}
-				if d.Strategy != k {
-					t.Errorf("strategy %q", d.Strategy)
-				}
-			})
-		}
-	}
-}
-
-func TestWhyNobodyCanBePickedIsSaidInWords(t *testing.T) {
-	for _, c := range []struct {
-		name  string
-		in    Input
-		words []string
-	}{
-		{"draining", Input{Strategy: LocalOnly, Instances: instances("e1:DRAINING e2:DRAINING e3:DISABLED w1")},
-			[]string{"NO_LOCAL_INSTANCES", "default/cart", "cluster east", "1 DISABLED, 2 DRAINING"}},
-		{"expired", Input{Strategy: ExternalOnly, Instances: instances("e1 w1"),
-			Clusters: map[string]ClusterInfo{"east": in(catalog.StateSynced), "west": in(catalog.StateExpired)}},
-			[]string{"NO_EXTERNAL_INSTANCES", "1 EXPIRED"}},
-		{"undialable", Input{Instances: instances("e1:HEALTHY? w1:UNHEALTHY?")},
-			[]string{"NO_INSTANCES", "1 UNHEALTHY, 1 UNDIALABLE"}},
-		{"never synced", Input{Clusters: map[string]ClusterInfo{"east": in(catalog.StateSynced), "west": {}, "south": {}}},
-			[]string{"NOT_SYNCED", "cluster south is UNKNOWN, cluster west is UNKNOWN"}},
-		{"expired clusters cannot vouch for absence", Input{Clusters: map[string]ClusterInfo{"east": in(catalog.StateSynced), "west": in(catalog.StateExpired)}},
-			[]string{"NOT_SYNCED", "cluster west is EXPIRED"}},
-		{"an agent whose own cluster is not listed", Input{Clusters: synced("west")},
-			[]string{"NOT_SYNCED", "cluster east is UNKNOWN"}},
-		{"pinned and empty", Input{Pin: "west", Instances: instances("e1 w1:DRAINING")},
-			[]string{"NO_EXTERNAL_INSTANCES", "cluster west", "1 DRAINING"}},
-		{"pinned at home and empty", Input{Pin: "east", Instances: instances("w1")},
-			[]string{"NO_LOCAL_INSTANCES", "cluster east"}},
-		{"pinned to a cluster never synced", Input{Pin: "west", Instances: instances("e1"),
-			Clusters: map[string]ClusterInfo{"east": in(catalog.StateSynced), "west": {}}},
-			[]string{"NOT_SYNCED", "cluster west is UNKNOWN"}},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			c.in.Service, c.in.Caller, c.in.ClustersKnown = cart, Caller{Cluster: "east"}, true
-			if c.in.Clusters == nil {
-				c.in.Clusters = synced("east", "west")
 			}
-			d, err := Decide(c.in)
-			if err != nil {
-				t.Fatal(err)
-			}
-			got := string(d.Unavailable) + " " + d.Detail
-			for _, w := range c.words {
-				if !strings.Contains(got, w) {
-					t.Errorf("%q does not say %q", got, w)
-				}
-			}
-		})
-	}
-}
-
-// Until the members of the federation were read once, nothing is called absent, save what only the own
-// cluster could have.
-func TestUnknownFederation(t *testing.T) {
-	for _, c := range []struct {
-		strategy Kind
-		known    bool
-		pin      string
-		want     string
-	}{
-		{strategy: LocalFirst, want: "NOT_SYNCED"},
-		{strategy: LocalOnly, want: "NOT_SYNCED"},
-		{strategy: LocalFirst, known: true, want: "NOT_SYNCED"},
-		{strategy: ExternalOnly, known: true, want: "NOT_SYNCED"},
-		{strategy: LocalOnly, known: true, want: "NO_LOCAL_INSTANCES"},
-		{strategy: LocalFirst, pin: "west", want: "NOT_SYNCED"},
-		{strategy: LocalFirst, pin: "east", known: true, want: "NO_LOCAL_INSTANCES"},
-	} {
-		d, err := Decide(Input{Service: cart, Caller: Caller{Cluster: "east"}, Strategy: c.strategy, Pin: c.pin,
-			Known: c.known, Clusters: synced("east")})
-		if err != nil || golden(d) != c.want {
-			t.Errorf("%+v: %s, %v", c, golden(d), err)
-		}
-	}
-}
-
-func TestEveryInstanceLeftOutHasItsFirstRule(t *testing.T) {
-	d, err := Decide(Input{
-		Service: cart, Caller: Caller{Cluster: "east"}, Strategy: LocalOnly, ClustersKnown: true,
-		Clusters:  map[string]ClusterInfo{"east": in(catalog.StateSynced), "west": unreachable(catalog.StateSynced), "south": in(catalog.StateExpired)},
-		Instances: instances("e1 e2:DISABLED0 e3:UNHEALTHY0 e4:UNHEALTHYx e5:DRAININGx e6:HEALTHYx e7:HEALTHY? s1:UNHEALTHY s2:DISABLED w1 w2:UNHEALTHY w3:HEALTHY?"),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	var got []string
-	for _, l := range d.Left {
-		got = append(got, l.Instance.Instance+" "+string(l.Reason))
-		if l.Detail == "" {
-			t.Errorf("%s: no detail", l.Instance.ID)
-		}
-	}
-	want := []string{"e2 DISABLED", "e3 WEIGHT_ZERO", "e4 UNHEALTHY", "e5 DRAINING", "e6 EJECTED", "e7 UNDIALABLE",
-		"s1 EXPIRED", "s2 DISABLED", "w1 STRATEGY", "w2 UNHEALTHY", "w3 UNDIALABLE"}
-	if !slices.Equal(got, want) {
-		t.Errorf("got  %q\nwant %q", got, want)
-	}
-	if tier := d.Tiers[0]; tier.Available != 1 || tier.Known != 4 || tier.Share != 100 {
-		t.Errorf("local tier: available %d, known %d, share %v; want 1, 4, 100", tier.Available, tier.Known, tier.Share)
-	}
-}
-
-func TestUnreachableAndPinnedElsewhereAreReasons(t *testing.T) {
-	clusters := synced("east", "west", "south")
-	clusters["west"] = unreachable(catalog.StateSynced)
-	for _, c := range []struct{ pin, want string }{
-		{"", "[w1 UNREACHABLE]"},
-		{"south", "[e1 PIN w1 PIN]"},
-		{"west", "[e1 PIN s1 PIN]"},
-	} {
-		d, err := Decide(Input{Service: cart, Caller: Caller{Cluster: "east"}, Pin: c.pin, ClustersKnown: true,
-			Clusters: clusters, Instances: instances("e1 s1 w1")})
-		if err != nil {
-			t.Fatal(err)
-		}
-		var got []string
-		for _, l := range d.Left {
-			got = append(got, l.Instance.Instance+" "+string(l.Reason))
-		}
-		if fmt.Sprint(got) != c.want {
-			t.Errorf("pin %q: %v, want %s", c.pin, got, c.want)
 		}
 	}
 }

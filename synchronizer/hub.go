@@ -1,8 +1,8 @@
 package synchronizer
 
 import (
+	"cmp"
 	"context"
-	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -28,6 +28,7 @@ type hub struct {
 	mu       sync.Mutex
 	changed  chan struct{} // closed and replaced when there is something new
 	agents   chan struct{} // the same for agents' records alone
+	policies chan struct{} // the same for policies and cordons alone
 	storeID  string
 	revision int64 // 0 until the first list is complete
 	entries  map[string]*feedv1.Entry
@@ -49,6 +50,7 @@ func newHub(schema keys.Schema, federation string, m *mirror.Mirror, mt *metrics
 		watchdog: &watchdog{schema: schema},
 		changed:  make(chan struct{}),
 		agents:   make(chan struct{}),
+		policies: make(chan struct{}),
 		entries:  map[string]*feedv1.Entry{},
 		listed:   make(chan struct{}),
 	}
@@ -71,7 +73,7 @@ func (h *hub) Apply(entries []store.Entry, revision int64) {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.noteAgents(h.mirror.Apply(time.Now(), batch, revision))
+	h.note(h.mirror.Apply(time.Now(), batch, revision))
 	if h.pending != nil {
 		for _, e := range batch {
 			h.pending[e.Key] = e
@@ -86,7 +88,7 @@ func (h *hub) Apply(entries []store.Entry, revision int64) {
 func (h *hub) End(revision int64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.noteAgents(h.mirror.End(revision))
+	h.note(h.mirror.End(revision))
 	h.metrics.relists.Inc()
 	next := h.pending
 	h.pending = nil
@@ -220,13 +222,25 @@ func (r *reader) step() (*feedv1.WatchResponse, <-chan struct{}) {
 	return nil, h.changed
 }
 
-// makeSnapshot gives everything as messages. Policies come first, and a cluster's marker after
-// its slices, so that a reader never takes a part of a cluster for the whole. Caller holds mu.
+// makeSnapshot gives everything as messages. Policies and cordons come first and then their
+// marker, and a cluster's marker after its slices, so that a reader never takes a part for the
+// whole. Caller holds mu.
 func (h *hub) makeSnapshot() []*feedv1.WatchResponse {
-	all := slices.Collect(maps.Values(h.entries))
-	slices.SortFunc(all, func(a, b *feedv1.Entry) int {
-		return strings.Compare(snapshotOrder(a.GetKey()), snapshotOrder(b.GetKey()))
+	type placed struct {
+		place int
+		entry *feedv1.Entry
+	}
+	sorted := make([]placed, 0, len(h.entries))
+	for _, e := range h.entries {
+		sorted = append(sorted, placed{h.place(e.GetKey()), e})
+	}
+	slices.SortFunc(sorted, func(a, b placed) int {
+		return cmp.Or(cmp.Compare(a.place, b.place), strings.Compare(a.entry.GetKey(), b.entry.GetKey()))
 	})
+	all := make([]*feedv1.Entry, 0, len(sorted))
+	for _, p := range sorted {
+		all = append(all, p.entry)
+	}
 	var out []*feedv1.WatchResponse
 	for _, entries := range chunk(all) {
 		out = append(out, &feedv1.WatchResponse{StoreId: h.storeID, Revision: h.revision, Entries: entries})
@@ -235,17 +249,22 @@ func (h *hub) makeSnapshot() []*feedv1.WatchResponse {
 	return out
 }
 
-// snapshotOrder maps a key to its place in a snapshot.
-func snapshotOrder(key string) string {
+// place gives a key's place in a snapshot.
+func (h *hub) place(key string) int {
+	k, err := h.watchdog.schema.Parse(key)
 	switch {
-	case strings.Contains(key, "/policies"):
-		return "0" + key
-	case strings.HasSuffix(key, "/synced"):
-		return "2" + key
-	case strings.Contains(key, "/replicas/"):
-		return "3" + key // a heartbeat confirms clusters, which must be known by then
+	case err != nil:
+		return 2
+	case k.Kind == keys.Policy || k.Kind == keys.Cordon:
+		return 0
+	case k.Kind == keys.PoliciesSynced:
+		return 1
+	case k.Kind == keys.Synced:
+		return 3
+	case k.Kind == keys.Replica:
+		return 4 // a heartbeat confirms clusters, which must be known by then
 	}
-	return "1" + key
+	return 2
 }
 
 // wait returns a channel that is closed at the next change.
@@ -262,10 +281,21 @@ func (h *hub) agentsChanged() <-chan struct{} {
 	return h.agents
 }
 
-// noteAgents wakes those who follow agents' records. Caller holds mu.
-func (h *hub) noteAgents(ch mirror.Changes) {
+// policiesChanged returns a channel that is closed at the next change of policies or cordons.
+func (h *hub) policiesChanged() <-chan struct{} {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.policies
+}
+
+// note wakes those who follow agents' records, or policies. Caller holds mu.
+func (h *hub) note(ch mirror.Changes) {
 	if ch.Agents {
 		close(h.agents)
 		h.agents = make(chan struct{})
+	}
+	if ch.Policies {
+		close(h.policies)
+		h.policies = make(chan struct{})
 	}
 }

@@ -208,9 +208,19 @@ func TestHubHistoryIsBoundedInBytes(t *testing.T) {
 func TestHubSnapshotOrder(t *testing.T) {
 	h := newTestHub(t)
 	p := "/farcall/v1/test/"
-	list(h, "s1", 1, put(p+"clusters/east/synced", 1), put(p+"replicas/r", 1), put(p+"clusters/east/services/d/c/0", 1), put(p+"policies-synced", 1))
-	want := "[ " + p + "policies-synced " + p + "clusters/east/services/d/c/0 " + p + "clusters/east/synced " + p + "replicas/r ]"
-	wantDrain(t, "snapshot", h.read("", 0), want)
+	order := []string{
+		"clusters/east/cordons/*", "policies/service/default/cart/*", "policies-synced",
+		"agents/east/n", "clusters/east/meta", "clusters/east/services/policies/policies/0", "store",
+		"clusters/east/synced", "replicas/r",
+	}
+	var entries []store.Entry
+	for n, key := range order {
+		order[n] = p + key
+		entries = append(entries, put(p+key, 1))
+	}
+	slices.SortFunc(entries, func(a, b store.Entry) int { return strings.Compare(a.Key, b.Key) })
+	list(h, "s1", 1, entries...)
+	wantDrain(t, "snapshot", h.read("", 0), "[ "+strings.Join(order, " ")+" ]")
 }
 
 func TestReaderEndsWithItsContext(t *testing.T) {

@@ -76,7 +76,9 @@ type owner struct {
 	partly    map[string]struct{}
 	confirmed time.Time
 	times     times
-	described description
+	// strategies are those of the registries that were not read yet, as the owner before wrote them.
+	strategies map[string]map[string]string
+	described  description
 }
 
 func (s *Synchronizer) newOwner(term *store.Term, now time.Time) *owner {
@@ -96,7 +98,7 @@ func (s *Synchronizer) newOwner(term *store.Term, now time.Time) *owner {
 	}
 	for _, c := range s.mirror.Clusters(now) {
 		if c.Name == name {
-			o.times = timesOf(s.statuses(c, now))
+			o.times, o.strategies = timesOf(s.statuses(c, now)), strategiesOf(c.Meta.GetRegistries())
 		}
 	}
 	return o
@@ -233,6 +235,7 @@ func (o *owner) meta(registries []catalog.RegistryStatus, now time.Time) *storev
 			SetAside:     uint64(r.SetAside),
 			LastSetAside: r.SetAsides,
 			Shadowed:     uint64(r.Shadowed),
+			Strategies:   o.stated(r),
 		}
 		st.Since, st.LastSuccess = o.times.of(r, now)
 		if o.links != nil {

@@ -2,7 +2,9 @@ package synchronizer
 
 import (
 	"context"
+	"errors"
 	"log/slog"
+	"slices"
 	"sync"
 
 	"google.golang.org/grpc/codes"
@@ -33,7 +35,9 @@ type seat struct {
 	key         mirror.AgentKey
 	incarnation string
 	revision    int64
-	streams     int // an agent that reconnects may have two for a moment
+	policies    uint64   // the revision of policies and cordons that it applies
+	refused     []string // policies that it does not understand, each with the reason
+	streams     int      // an agent that reconnects may have two for a moment
 }
 
 func newRoster(st *store.Store, m *store.Member, mi *mirror.Mirror, tables map[string]*table, log *slog.Logger) *roster {
@@ -100,7 +104,11 @@ func (r *roster) report(ctx context.Context, s *seat, req *feedv1.ReportRequest)
 	}
 	r.mu.Lock()
 	s.revision = req.GetRevision()
+	s.policies, s.refused = req.GetPolicyRevision(), req.GetPoliciesRefused()
 	r.mu.Unlock()
+	if err := r.learn(ctx, req); err != nil {
+		return status.Errorf(codes.Unavailable, "store: %v", err)
+	}
 	// What counts is what the store holds: a wiped one must be told again.
 	if !r.mirror.HasAgent(a) {
 		if err := r.store.PutAgent(ctx, a); err != nil {
@@ -123,4 +131,62 @@ func (r *roster) connected(a *catalogv1.Agent) (revision int64, ok bool) {
 		return 0, false
 	}
 	return s.revision, true
+}
+
+// learn takes from a report what the store may have lost: policies that the agent holds and the
+// feed did not have, or a revision that the store itself has not come to.
+func (r *roster) learn(ctx context.Context, req *feedv1.ReportRequest) error {
+	if len(req.GetPolicies()) > 0 {
+		return r.bringBack(ctx, req)
+	}
+	id, revision := r.mirror.Position()
+	if req.GetStoreId() != id || req.GetRevision() <= revision && req.GetPolicyRevision() <= r.mirror.Policies().Seen {
+		return nil
+	}
+	// It may well have come from a replica that was ahead of this one: the store itself knows.
+	return r.store.Witness(ctx, id, req.GetRevision(), req.GetPolicyRevision())
+}
+
+// bringBack hands an agent's policies to the store. What makes no sense is the agent's mistake, and
+// no reason to do without its report.
+func (r *roster) bringBack(ctx context.Context, req *feedv1.ReportRequest) error {
+	entries := make([]store.Entry, 0, len(req.GetPolicies()))
+	for _, e := range req.GetPolicies() {
+		entries = append(entries, store.Entry{Key: e.GetKey(), Value: e.GetValue(), Deleted: e.GetDeleted()})
+	}
+	restored, err := r.store.RestorePolicies(ctx, entries)
+	who := slog.Group("agent", "cluster", req.GetAgent().GetCluster(), "node", req.GetAgent().GetNode())
+	switch {
+	case errors.Is(err, store.ErrNotBelieved):
+		r.log.Warn("an agent's policies are not believed", who, "error", err)
+		return nil
+	case restored:
+		r.log.Info("an agent brought policies and cordons back", who, "revision", req.GetPolicyRevision())
+	}
+	return err
+}
+
+// following is how many agents report to a replica, how many of them apply a revision of policies and
+// cordons whole, and what they do not understand, "cluster/node: why".
+type following struct {
+	agents, applied uint32
+	refused         []string
+}
+
+// follows says who follows a revision of policies and cordons.
+func (r *roster) follows(revision uint64) following {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var f following
+	for _, s := range r.seats {
+		f.agents++
+		if s.policies >= revision && len(s.refused) == 0 {
+			f.applied++
+		}
+		for _, why := range s.refused {
+			f.refused = append(f.refused, s.key.Cluster+"/"+s.key.Node+": "+why)
+		}
+	}
+	slices.Sort(f.refused)
+	return f
 }

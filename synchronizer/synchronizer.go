@@ -6,8 +6,8 @@
 //
 // Goroutines: Run owns them all. One per configured cluster reads its registries, and one more
 // looks after the links of each that its agents read; one writes each cluster that this replica
-// owns, one follows the store, and the two servers have theirs, among them one that talks to
-// each contributing agent.
+// owns, one follows the store, one looks after the policies in it, and the two servers have theirs,
+// among them one that talks to each contributing agent.
 package synchronizer
 
 import (
@@ -69,16 +69,17 @@ type Synchronizer struct {
 	grpcL    net.Listener
 	httpL    net.Listener
 
-	store   *store.Store
-	member  *store.Member
-	mirror  *mirror.Mirror
-	hub     *hub
-	health  *health.Server
-	roster  *roster
-	tables  map[string]*table
-	intakes map[string]*intake.Intake
-	links   map[string]*links.Cluster // of the clusters that their agents read
-	adopted chan struct{}             // closed when what the store has of links is known
+	store    *store.Store
+	member   *store.Member
+	mirror   *mirror.Mirror
+	hub      *hub
+	health   *health.Server
+	roster   *roster
+	consults *consults // agents that can be asked
+	tables   map[string]*table
+	intakes  map[string]*intake.Intake
+	links    map[string]*links.Cluster // of the clusters that their agents read
+	adopted  chan struct{}             // closed when what the store has of links is known
 }
 
 // New checks the configuration and puts the rooms together; it starts nothing.
@@ -102,6 +103,7 @@ func New(cfg Config, deps Deps) (*Synchronizer, error) {
 		adopted: make(chan struct{}),
 	}
 	s.metrics = newMetrics(deps.Registry, s.mirror)
+	s.consults = newConsults(deps.Registry)
 	s.hub = newHub(schema, cfg.Federation, s.mirror, s.metrics)
 	names := make([]string, 0, len(cfg.Clusters))
 	intakeDeps := intake.Deps{Log: deps.Log, Metrics: intake.NewMetrics(deps.Registry)}
@@ -112,7 +114,7 @@ func New(cfg Config, deps Deps) (*Synchronizer, error) {
 		}
 		names = append(names, c.Intake.Cluster)
 	}
-	s.member = st.Member(store.MemberConfig{ID: cfg.ReplicaID, Address: deps.GRPC.Addr().String(), Clusters: names})
+	s.member = st.Member(store.MemberConfig{ID: cfg.ReplicaID, Address: advertised(deps.GRPC.Addr(), cfg.Store), Clusters: names})
 	s.roster = newRoster(st, s.member, s.mirror, s.tables, s.log)
 	return s, nil
 }
@@ -172,6 +174,7 @@ func (s *Synchronizer) Run(ctx context.Context) error {
 	}
 	g.Go(func() error { return s.afterStore(gctx, func() error { return s.store.Watch(gctx, s.hub) }) })
 	g.Go(func() error { return s.adopt(gctx) })
+	g.Go(func() error { return s.afterStore(gctx, func() error { return (&keeper{s: s, log: s.log}).run(gctx) }) })
 	g.Go(func() error {
 		// An owner keeps what the store holds of registries that it cannot read: it must have seen
 		// that first.

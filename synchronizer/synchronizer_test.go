@@ -116,10 +116,13 @@ type replica struct {
 // start runs a replica that reads these clusters. One without registries is read via its agents.
 func start(t *testing.T, dir string, clusters map[string][]*registry) *replica {
 	t.Helper()
-	cfg := Config{
-		Federation: "test", ReplicaID: "r1",
-		Store: store.Config{Federation: "test", Embedded: &store.EmbeddedConfig{DataDir: dir}},
-	}
+	return startOn(t, "r1", store.Config{Federation: "test", Embedded: &store.EmbeddedConfig{DataDir: dir}}, clusters)
+}
+
+// startOn is start for one of several replicas, with the store that they have.
+func startOn(t *testing.T, id string, st store.Config, clusters map[string][]*registry) *replica {
+	t.Helper()
+	cfg := Config{Federation: "test", ReplicaID: id, Store: st}
 	for name, list := range clusters {
 		in := intake.Config{Cluster: name}
 		for n, r := range list {

@@ -95,8 +95,9 @@ func (p *packer) snapshot(s catalog.Snapshot) {
 			p.aside(n.String(), err.Error())
 			continue
 		}
-		p.room(len(n.Namespace) + len(n.Service) + frame)
-		p.piece.Services = append(p.piece.Services, &feedv1.ServiceName{Namespace: n.Namespace, Service: n.Service})
+		kind := printable(s.Strategies[n])
+		p.room(len(n.Namespace) + len(n.Service) + len(kind) + frame)
+		p.piece.Services = append(p.piece.Services, &feedv1.ServiceName{Namespace: n.Namespace, Service: n.Service, Strategy: kind})
 	}
 	for _, i := range s.Instances {
 		if err := writable(i); err != nil {

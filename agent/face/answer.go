@@ -1,13 +1,11 @@
 package face
 
 import (
-	"context"
 	"encoding/json"
 	"net/http"
 	"slices"
 	"strconv"
 	"strings"
-	"unicode/utf8"
 
 	"golang.org/x/net/http/httpguts"
 	"google.golang.org/protobuf/encoding/protojson"
@@ -19,7 +17,7 @@ import (
 
 // writeError writes an answer that no application gave.
 func writeError(w http.ResponseWriter, a relay.Answer) {
-	describe(a, w.Header().Set)
+	describe(w.Header(), a)
 	writeJSON(w, a.Err.HTTPStatus(), errorBody{a.Err.Reason, a.Err.Message})
 }
 
@@ -28,7 +26,7 @@ func writeAnswer(w http.ResponseWriter, r *http.Request, a relay.Answer) error {
 	resp := a.Response
 	h := w.Header()
 	copyHeader(h, resp)
-	describe(a, h.Set)
+	describe(h, a)
 	if !resp.HTTP() && resp.Status != 0 {
 		// As Dapr: the caller gets the gRPC status in place of the body.
 		h.Set("Content-Type", "application/json")
@@ -120,73 +118,4 @@ func (b *bodyWriter) flush() error {
 		return &writeFailure{err}
 	}
 	return nil
-}
-
-// broadcastItem is one target in the answer to a broadcast (strategies.md "broadcast").
-type broadcastItem struct {
-	Cluster    string              `json:"cluster"`
-	Instance   string              `json:"instance,omitempty"`
-	Status     int                 `json:"status,omitempty"`
-	Headers    map[string][]string `json:"headers,omitempty"`
-	Body       *string             `json:"body,omitempty"`
-	BodyBase64 []byte              `json:"bodyBase64,omitempty"`
-	Error      string              `json:"error,omitempty"`
-}
-
-// broadcast makes a broadcast call and writes the list of what came of it: 207 where all targets
-// succeeded, else 502.
-func (h *HTTP) broadcast(ctx context.Context, w http.ResponseWriter, r *http.Request, clusters []relay.ClusterChoice, req *invoke.Request) (relay.Answer, error) {
-	if e := readWhole(ctx, w, r, req, relay.MaxBroadcastBody); e != nil {
-		a := relay.Answer{Strategy: relay.Broadcast, Tier: -1, Err: e}
-		writeError(w, a)
-		return a, nil
-	}
-	replies := h.relay.Broadcast(ctx, clusters, req)
-	a := summary(replies)
-	a.Err = broadcastFailed(replies)
-	if len(replies) == 0 {
-		writeError(w, a)
-		return a, nil
-	}
-	items := make([]broadcastItem, len(replies))
-	for i := range replies {
-		items[i] = item(&replies[i])
-	}
-	describe(a, w.Header().Set)
-	status := http.StatusBadGateway
-	if a.Err == nil {
-		status = http.StatusMultiStatus
-		a.Response = &invoke.Response{Status: status}
-	}
-	writeJSON(w, status, items)
-	return a, nil
-}
-
-func item(r *relay.Reply) broadcastItem {
-	out := broadcastItem{Cluster: r.Cluster}
-	if r.Tried != nil {
-		out.Instance = r.Tried.Instance
-	}
-	if r.Err != nil {
-		out.Status = r.Err.HTTPStatus()
-	}
-	if r.Response != nil {
-		out.Status = r.Response.HTTPStatus()
-		h := http.Header{}
-		copyHeader(h, r.Response)
-		if h["Content-Type"] == nil {
-			delete(h, "Content-Type")
-		}
-		out.Headers = h
-		if utf8.Valid(r.Body) {
-			s := string(r.Body)
-			out.Body = &s
-		} else {
-			out.BodyBase64 = r.Body
-		}
-	}
-	if r.Err != nil || !r.OK() {
-		out.Error = replyError(r)
-	}
-	return out
 }

@@ -28,12 +28,15 @@ func (a always) Route(context.Context, relay.Query) (relay.Choice, error) {
 	return &one{always: a}, nil
 }
 func (o *one) Strategy() string                { return "local-first" }
+func (o *one) Terms() *relay.Terms             { return &benchTerms }
 func (o *one) Clusters() []relay.ClusterChoice { return nil }
 func (o *one) Next() (relay.Target, bool) {
 	was := o.used
 	o.used = true
 	return o.target, !was
 }
+
+var benchTerms = relay.Terms{Rule: "local-first: local has 1 of 1 available", Attempts: 3}
 
 // BenchmarkInvoke is one call of 1 KiB each way over HTTP, from 16 connections, all parties in one
 // process: "direct" is the application alone, "own" adds the caller's agent, "relayed" that of the

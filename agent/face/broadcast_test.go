@@ -88,6 +88,22 @@ func TestBroadcast(t *testing.T) {
 		}
 	})
 
+	t.Run("enough succeed", func(t *testing.T) {
+		// A success is what counts, and a failure is told all the same.
+		p := fanOut(part("west", broken.target()), part("east", east.target()), relay.ClusterChoice{Cluster: "north", Unreachable: true})
+		for minSuccess, status := range map[int]int{1: 207, 2: 502, 4: 502, 0: 502} {
+			p.terms.MinSuccess = minSuccess
+			p.clusters[0].Choice.(*choice).left = []relay.Target{broken.target()}
+			p.clusters[1].Choice.(*choice).left = []relay.Target{east.target()}
+			got := call(t, "POST", newCallerAgent(t, p).url+"/m", strings.NewReader("hi"), "dapr-app-id", "cart")
+			want(t, got, status, "")
+			items := decode(t, got)
+			if len(items) != 3 || items[0].Error != "the application answered 500" || items[1].Error != "" || items[2].Error != "UNREACHABLE" {
+				t.Errorf("minSuccess %d: got %s", minSuccess, got.body)
+			}
+		}
+	})
+
 	t.Run("nobody left", func(t *testing.T) {
 		a := newCallerAgent(t, fanOut())
 		want(t, call(t, "POST", a.url+"/m", nil, "dapr-app-id", "cart"), 503, "NO_INSTANCE")
@@ -129,6 +145,14 @@ func TestBroadcast(t *testing.T) {
 		got = invokeService(t, a, "cart", "hi", commonv1.HTTPExtension_POST)
 		if status.Code(got.err) != codes.Internal || !strings.Contains(got.err.Error(), "west") || !strings.Contains(got.err.Error(), "south") ||
 			got.first("farcall-broadcast") != "east/east-1=OK|west/west-500=500|south=NO_CONNECTION" {
+			t.Errorf("got %v, %v", got.err, got.header)
+		}
+		// The first success in the order of the clusters, where enough succeeded.
+		p := fanOut(part("west", broken.target()), relay.ClusterChoice{Cluster: "north", Unreachable: true}, part("east", east.target()), part("south", west.target()))
+		p.terms.MinSuccess = 2
+		got = invokeService(t, newCallerAgent(t, p), "cart", "hi", commonv1.HTTPExtension_POST)
+		if got.err != nil || string(got.GetData().GetValue()) != "hi" || got.first("farcall-served-by") != "east/east-1" || got.first("x-own") != "1" ||
+			got.first("farcall-broadcast") != "west/west-500=500|north=UNREACHABLE|east/east-1=OK|south/west-1=OK" {
 			t.Errorf("got %v, %v", got.err, got.header)
 		}
 		a = newCallerAgent(t, fanOut(part("south", nobody(t, "s")), relay.ClusterChoice{Cluster: "north", Unreachable: true}))

@@ -13,14 +13,10 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
-	"strconv"
 	"time"
-
-	"google.golang.org/grpc/codes"
 
 	"github.com/farcall/farcall/agent/invoke"
 	"github.com/farcall/farcall/agent/relay"
-	"github.com/farcall/farcall/agent/wire"
 	"github.com/farcall/farcall/internal/catalog"
 )
 
@@ -46,10 +42,11 @@ type Config struct {
 	Grace time.Duration
 }
 
-// Deps is what the faces for applications work with. All are needed.
+// Deps is what the faces for applications work with. All are needed, but Views by GRPC only.
 type Deps struct {
 	Relay *relay.Relay
 	Own   Own
+	Views Views
 	Log   *slog.Logger
 }
 
@@ -135,7 +132,7 @@ func (c *caller) query(app string, first func(key string) string) (relay.Query, 
 	if err != nil {
 		return relay.Query{}, invoke.Invalid("%v", err)
 	}
-	return relay.Query{Name: name, Strategy: first(invoke.StrategyKey), Cluster: first(invoke.ClusterKey)}, nil
+	return relay.Query{Name: name, Strategy: first(invoke.StrategyKey), Cluster: first(invoke.ClusterKey), Header: first}, nil
 }
 
 // timeout reads farcall-timeout: 0 where it is not said.
@@ -156,66 +153,6 @@ func deadline(ctx context.Context, d time.Duration) (context.Context, context.Ca
 		return context.WithTimeout(ctx, d)
 	}
 	return context.WithCancel(ctx)
-}
-
-// describe calls say with each of the headers that an answer carries about its call.
-func describe(a relay.Answer, say func(key, value string)) {
-	if a.Instance != nil {
-		say(invoke.ServedByKey, wire.Printable(a.Instance.Cluster+"/"+a.Instance.Instance))
-	}
-	if a.Strategy != "" {
-		say(invoke.StrategyKey, a.Strategy)
-		say(invoke.AttemptsKey, strconv.Itoa(a.Attempts))
-	}
-}
-
-// summary is the answer that a broadcast as a whole counts as, without a response or an error.
-func summary(replies []relay.Reply) relay.Answer {
-	a := relay.Answer{Strategy: relay.Broadcast, Tier: -1}
-	for i := range replies {
-		a.Attempts += replies[i].Attempts
-	}
-	return a
-}
-
-// broadcastFailed names every target that failed; nil where none did. minSuccess is all.
-func broadcastFailed(replies []relay.Reply) *invoke.Error {
-	if len(replies) == 0 {
-		// The clusters went between the plan and the call.
-		return invoke.NotDispatched(invoke.ReasonNoInstance, "no cluster has an instance to call")
-	}
-	failed, text := 0, ""
-	for i := range replies {
-		if r := &replies[i]; !r.OK() {
-			failed++
-			text += "; " + r.Cluster + ": " + replyError(r)
-		}
-	}
-	if failed == 0 {
-		return nil
-	}
-	// Unavailable promises that nobody executed the call.
-	code := codes.Unavailable
-	for i := range replies {
-		if r := &replies[i]; r.Err == nil || !r.Err.NotExecuted() {
-			code = codes.Internal
-		}
-	}
-	return invoke.Errorf(code, reasonBroadcast, "%d of %d targets failed%s", failed, len(replies), text)
-}
-
-const reasonBroadcast = "BROADCAST_FAILED"
-
-// replyError says in words why a reply is no success.
-func replyError(r *relay.Reply) string {
-	switch {
-	case r.Err != nil && r.Err.Reason == invoke.ReasonUnreachable:
-		return invoke.ReasonUnreachable
-	case r.Err != nil:
-		return r.Err.Error()
-	default:
-		return fmt.Sprintf("the application answered %d", r.Response.Status)
-	}
 }
 
 // listening wraps the error of a server that ended by itself.

@@ -3,6 +3,7 @@ package face
 import (
 	"context"
 	"encoding/base64"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -20,22 +21,24 @@ import (
 
 	"github.com/farcall/farcall/agent/invoke"
 	"github.com/farcall/farcall/agent/relay"
-	"github.com/farcall/farcall/agent/wire"
 	commonv1 "github.com/farcall/farcall/api/dapr/proto/common/v1"
 	runtimev1 "github.com/farcall/farcall/api/dapr/proto/runtime/v1"
+	agentv1 "github.com/farcall/farcall/api/farcall/agent/v1"
 )
 
 // maxReply bounds, in bytes, the body of an answer to InvokeService, which is one message: gRPC's
 // default limit with room for the rest of the message.
 const maxReply = 4<<20 - 64<<10
 
-// GRPC is the face that applications call over gRPC: Dapr's InvokeService.
+// GRPC is the face that applications call over gRPC: Dapr's InvokeService, and the agent's own API.
 type GRPC struct {
 	runtimev1.UnimplementedDaprServer
 	caller
 	relay  *relay.Relay
 	grace  time.Duration
 	server *grpc.Server
+	// ending is closed when Run takes no new calls; those that would last for ever end then.
+	ending <-chan struct{}
 }
 
 var _ runtimev1.DaprServer = (*GRPC)(nil)
@@ -45,14 +48,19 @@ func NewGRPC(c Config, d Deps) (*GRPC, error) {
 	if err := d.check(); err != nil {
 		return nil, err
 	}
+	if d.Views == nil {
+		return nil, errors.New("face: Views is needed")
+	}
 	g := &GRPC{caller: newCaller(c), relay: d.Relay, grace: grace(c), server: grpc.NewServer(serverOptions()...)}
 	runtimev1.RegisterDaprServer(g.server, g)
+	agentv1.RegisterAgentServer(g.server, &agentAPI{face: g, views: d.Views})
 	return g, nil
 }
 
 // Run serves on l until ctx is done; it then takes no new call, waits for those under way, for
 // Config.Grace at most, cuts off the rest and returns nil. It closes l.
 func (g *GRPC) Run(ctx context.Context, l net.Listener) error {
+	g.ending = ctx.Done()
 	return runGRPC(ctx, "grpc", g.server, l, g.grace)
 }
 
@@ -61,9 +69,7 @@ func (g *GRPC) InvokeService(ctx context.Context, in *runtimev1.InvokeServiceReq
 	record := g.relay.Begin(g.identity)
 	out, answer, err := g.call(ctx, in, &record)
 	record.End(answer, nil)
-	header := metadata.MD{}
-	describe(answer, func(k, v string) { header.Append(k, v) })
-	if len(header) > 0 {
+	if header := description(answer); len(header) > 0 {
 		if err := grpc.SetHeader(ctx, header); err != nil {
 			return nil, err
 		}
@@ -78,7 +84,8 @@ func (g *GRPC) call(ctx context.Context, in *runtimev1.InvokeServiceRequest, rec
 		return nil, a, e.GRPCStatus().Err()
 	}
 	md, _ := metadata.FromIncomingContext(ctx)
-	first := func(k string) string { return invoke.Header(md).First(k) }
+	ctx = record.Trace(ctx, invoke.Header(md))
+	first := firstOf(md)
 	query, e := g.query(in.GetId(), first)
 	if e != nil {
 		return fail(e)
@@ -94,13 +101,12 @@ func (g *GRPC) call(ctx context.Context, in *runtimev1.InvokeServiceRequest, rec
 	if e != nil {
 		return fail(e)
 	}
-	record.TraceParent = req.TraceParent()
 	choice, e := g.relay.Route(ctx, query)
 	if e != nil {
 		return fail(e)
 	}
 	if choice.Strategy() == relay.Broadcast {
-		return g.broadcast(ctx, choice.Clusters(), req)
+		return g.broadcast(ctx, choice, req)
 	}
 	if a = g.relay.Do(ctx, choice, req); a.Err != nil {
 		return fail(a.Err)
@@ -117,6 +123,16 @@ func (g *GRPC) call(ctx context.Context, in *runtimev1.InvokeServiceRequest, rec
 	}
 	out, err := reply(ctx, a.Response, body)
 	return out, a, err
+}
+
+// firstOf gives the first value of a key, in whatever case it is asked for.
+func firstOf(md metadata.MD) func(key string) string {
+	return func(key string) string {
+		if v := md.Get(key); len(v) > 0 {
+			return v[0]
+		}
+		return ""
+	}
 }
 
 // request makes the model of a call. Metadata keeps its lower-case keys, by which a daprd knows
@@ -226,37 +242,4 @@ func toMetadata(h invoke.Header, fromHTTP bool) metadata.MD {
 		}
 	}
 	return md
-}
-
-// broadcast answers with the first success in the order of the clusters, if all succeeded; the
-// header farcall-broadcast says what came of each.
-func (g *GRPC) broadcast(ctx context.Context, clusters []relay.ClusterChoice, req *invoke.Request) (*commonv1.InvokeResponse, relay.Answer, error) {
-	replies := g.relay.Broadcast(ctx, clusters, req)
-	a := summary(replies)
-	var say []string
-	for i := range replies {
-		r := &replies[i]
-		who := r.Cluster
-		if r.Instance != nil {
-			who += "/" + r.Instance.Instance
-		}
-		result := "OK"
-		switch {
-		case r.Err != nil:
-			result = r.Err.Reason
-		case !r.OK():
-			result = strconv.Itoa(r.Response.Status)
-		}
-		say = append(say, wire.Printable(who)+"="+result)
-	}
-	if err := grpc.SetHeader(ctx, metadata.MD{invoke.BroadcastKey: say}); err != nil {
-		return nil, a, err
-	}
-	if a.Err = broadcastFailed(replies); a.Err != nil {
-		return nil, a, a.Err.GRPCStatus().Err()
-	}
-	first := &replies[0]
-	a.Response, a.Instance = first.Response, first.Instance
-	out, err := reply(ctx, first.Response, first.Body)
-	return out, a, err
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
+	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
@@ -21,6 +22,7 @@ import (
 	"github.com/farcall/farcall/agent/invoke"
 	"github.com/farcall/farcall/agent/relay"
 	runtimev1 "github.com/farcall/farcall/api/dapr/proto/runtime/v1"
+	agentv1 "github.com/farcall/farcall/api/farcall/agent/v1"
 	"github.com/farcall/farcall/internal/catalog"
 	"github.com/farcall/farcall/internal/testkit"
 )
@@ -28,6 +30,7 @@ import (
 // plan is a Router that answers every query alike, and keeps account of what the relay says.
 type plan struct {
 	strategy string
+	terms    relay.Terms
 	targets  []relay.Target
 	clusters []relay.ClusterChoice
 	err      error
@@ -69,6 +72,7 @@ type choice struct {
 }
 
 func (c *choice) Strategy() string                { return c.plan.strategy }
+func (c *choice) Terms() *relay.Terms             { return &c.plan.terms }
 func (c *choice) Clusters() []relay.ClusterChoice { return c.plan.clusters }
 func (c *choice) Next() (relay.Target, bool) {
 	if len(c.left) == 0 {
@@ -82,30 +86,48 @@ func (c *choice) Next() (relay.Target, bool) {
 
 // callerAgent is the agent next to the caller: a relay with both faces for applications.
 type callerAgent struct {
-	plan  *plan
-	relay *relay.Relay
-	url   string
-	grpc  runtimev1.DaprClient
-	http  *HTTP
-	reg   *prometheus.Registry
-	stop  func()
+	plan     *plan
+	views    *views
+	relay    *relay.Relay
+	url      string
+	grpc     runtimev1.DaprClient
+	agent    agentv1.AgentClient
+	http     *HTTP
+	reg      *prometheus.Registry
+	stop     func()
+	stopGRPC func()
 }
 
 func newCallerAgent(t *testing.T, p *plan) *callerAgent {
 	t.Helper()
+	return newTracedAgent(t, p, nil)
+}
+
+func newTracedAgent(t *testing.T, p *plan, tracer trace.Tracer) *callerAgent {
+	t.Helper()
 	if p.strategy == "" {
 		p.strategy = "local-first"
+	}
+	if p.terms.Attempts == 0 {
+		p.terms.Attempts = 3
+	}
+	if p.terms.MaxParallel == 0 {
+		p.terms.MaxParallel = 16
+	}
+	if p.terms.Rule == "" {
+		p.terms.Rule = "by the plan"
 	}
 	reg := prometheus.NewRegistry()
 	apps := app.New()
 	t.Cleanup(apps.Close)
-	r, err := relay.New(relay.Config{Cluster: "east", Node: "node-1"}, relay.Deps{Router: p, Apps: apps, Log: testkit.Log(t), Metrics: reg})
+	r, err := relay.New(relay.Config{Cluster: "east", Node: "node-1"}, relay.Deps{Router: p, Apps: apps, Log: testkit.Log(t), Metrics: reg, Tracer: tracer})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(r.Close)
 	c := Config{Cluster: "east", Node: "node-1", Version: "v0", Caller: invoke.Identity{AppID: "web", Namespace: "shop"}, Apps: []string{"web"}, Host: "10.0.0.1", Grace: 5 * time.Second}
-	d := Deps{Relay: r, Own: own{}, Log: testkit.Log(t)}
+	v := newViews()
+	d := Deps{Relay: r, Own: own{}, Views: v, Log: testkit.Log(t)}
 	h, err := NewHTTP(c, d)
 	if err != nil {
 		t.Fatal(err)
@@ -116,13 +138,16 @@ func newCallerAgent(t *testing.T, p *plan) *callerAgent {
 	}
 	hl, gl := listen(t), listen(t)
 	stop := testkit.Go(t, "http", func(ctx context.Context) error { return h.Run(ctx, hl) })
-	testkit.Go(t, "grpc", func(ctx context.Context) error { return g.Run(ctx, gl) })
+	stopGRPC := testkit.Go(t, "grpc", func(ctx context.Context) error { return g.Run(ctx, gl) })
 	cc, err := grpc.NewClient(gl.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { cc.Close() })
-	return &callerAgent{plan: p, relay: r, url: "http://" + hl.Addr().String(), grpc: runtimev1.NewDaprClient(cc), http: h, reg: reg, stop: stop}
+	return &callerAgent{
+		plan: p, views: v, relay: r, url: "http://" + hl.Addr().String(), grpc: runtimev1.NewDaprClient(cc), agent: agentv1.NewAgentClient(cc),
+		http: h, reg: reg, stop: stop, stopGRPC: stopGRPC,
+	}
 }
 
 func listen(t testing.TB) net.Listener {
@@ -190,12 +215,12 @@ func newPeerAgentGrace(t testing.TB, grace time.Duration, cluster, instance stri
 
 // target is the peer's instance as a router gives it.
 func (p *peerAgent) target() relay.Target {
-	return relay.Target{Instance: p.own.Instance, Dial: p.addr, Tier: 1}
+	return relay.Target{Instance: p.own.Instance, Dial: p.addr, Tier: 1, TierName: "west"}
 }
 
 // local is the same application as an instance of the caller's own node.
 func (p *peerAgent) local() relay.Target {
-	return relay.Target{Instance: p.own.Instance, Local: true, App: p.own.App}
+	return relay.Target{Instance: p.own.Instance, Local: true, App: p.own.App, TierName: "local"}
 }
 
 // nobody is a target at an address where nobody listens.

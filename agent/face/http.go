@@ -156,6 +156,7 @@ func (h *HTTP) call(w http.ResponseWriter, r *http.Request, record *relay.Record
 		return a, nil
 	}
 	none := relay.Answer{Tier: -1}
+	ctx := record.Trace(r.Context(), invoke.Header(r.Header))
 	app, path, ok := target(r)
 	if !ok {
 		return fail(none, invoke.Errorf(codes.NotFound, errNoAppID, "failed getting app id either from the URL path or the header dapr-app-id"))
@@ -173,18 +174,17 @@ func (h *HTTP) call(w http.ResponseWriter, r *http.Request, record *relay.Record
 	if e != nil {
 		return fail(none, e)
 	}
-	record.TraceParent = req.TraceParent()
-	ctx, cancel := deadline(r.Context(), limit)
+	ctx, cancel := deadline(ctx, limit)
 	defer cancel()
 	choice, e := h.relay.Route(ctx, query)
 	if e != nil {
 		return fail(none, e)
 	}
 	if choice.Strategy() == relay.Broadcast {
-		return h.broadcast(ctx, w, r, choice.Clusters(), req)
+		return h.broadcast(ctx, w, r, choice, req)
 	}
 	if e := readBody(ctx, w, r, req, maxReplay); e != nil {
-		return fail(relay.Answer{Strategy: choice.Strategy(), Tier: -1}, e)
+		return fail(relay.Unanswered(choice), e)
 	}
 	if req.Rest != nil {
 		// However the call ends, nobody may go on reading the body after it.

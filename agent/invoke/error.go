@@ -29,6 +29,8 @@ const (
 	ReasonSecondHop      = "SECOND_HOP"
 	ReasonUnreachable    = "UNREACHABLE"
 	ReasonUnsupported    = "UNSUPPORTED"
+	ReasonBroadcast      = "BROADCAST_FAILED"  // too few targets of a broadcast succeeded
+	ReasonApplication    = "APPLICATION_ERROR" // a broadcast's target answered that it failed
 )
 
 // ErrorDomain is the domain of our google.rpc.ErrorInfo.

@@ -20,7 +20,9 @@ const (
 
 	// What an answer says besides StrategyKey.
 	ServedByKey  = "farcall-served-by"
+	TierKey      = "farcall-tier"
 	AttemptsKey  = "farcall-attempts"
+	ReasonKey    = "farcall-reason"
 	BroadcastKey = "farcall-broadcast"
 
 	// Between agents only, in the gRPC metadata of the call.
@@ -141,4 +143,31 @@ func Printable(v string) bool {
 		}
 	}
 	return true
+}
+
+// MaxText is the most, in bytes, that Text gives.
+const MaxText = 300
+
+// Text gives words as a header can carry them: printable ASCII, with a blank for each line break
+// and "?" for anything else, cut off at MaxText. Words that can stand there are not copied.
+func Text(s string) string {
+	if len(s) <= MaxText && Printable(s) {
+		return s
+	}
+	const cut = "..."
+	out := make([]byte, 0, MaxText)
+	for _, r := range s {
+		if len(out) == MaxText {
+			return string(append(out[:MaxText-len(cut)], cut...))
+		}
+		switch {
+		case r >= 0x20 && r <= 0x7e:
+			out = append(out, byte(r))
+		case r == '\n' || r == '\r' || r == '\t':
+			out = append(out, ' ')
+		default:
+			out = append(out, '?')
+		}
+	}
+	return string(out)
 }

@@ -7,7 +7,9 @@ package invoke
 
 import (
 	"io"
+	"maps"
 	"net/http"
+	"strings"
 	"sync/atomic"
 
 	"google.golang.org/protobuf/types/known/anypb"
@@ -55,13 +57,45 @@ type Request struct {
 func (r *Request) Replayable() bool { return r.Rest == nil || !r.Rest.started.Load() }
 
 // Idempotent reports whether the call may be repeated although an earlier attempt may have been
-// executed: GET, HEAD and OPTIONS, as strategies.md says.
+// executed: GET, HEAD and OPTIONS, as strategies.md says. A policy may name further methods.
 func (r *Request) Idempotent() bool {
 	return r.Verb == http.MethodGet || r.Verb == http.MethodHead || r.Verb == http.MethodOptions
 }
 
+// The keys of the W3C trace context, as HTTP and as gRPC spells them.
+const (
+	traceParentHTTP = "Traceparent"
+	traceParentGRPC = "traceparent"
+)
+
 // TraceParent gives the W3C traceparent of the call, or "".
-func (r *Request) TraceParent() string { return r.Header.First("Traceparent", "traceparent") }
+func (r *Request) TraceParent() string { return r.Header.TraceParent() }
+
+// WithTraceParent gives the same call with another traceparent, spelt as the old one was; r stays
+// as it is. Both share a body that streams.
+func (r *Request) WithTraceParent(tp string) *Request {
+	out := *r
+	if out.Header = maps.Clone(r.Header); out.Header == nil {
+		out.Header = Header{}
+	}
+	key := traceParentHTTP
+	if len(r.Header[key]) == 0 && len(r.Header[traceParentGRPC]) > 0 {
+		key = traceParentGRPC
+	}
+	out.Header[key] = []string{tp}
+	return &out
+}
+
+// TraceParent gives the W3C traceparent, or "".
+func (h Header) TraceParent() string { return h.First(traceParentHTTP, traceParentGRPC) }
+
+// TraceState gives the W3C tracestate, or "".
+func (h Header) TraceState() string {
+	if v := h["Tracestate"]; len(v) > 0 {
+		return strings.Join(v, ",")
+	}
+	return strings.Join(h["tracestate"], ",")
+}
 
 // First gives the first value of the first of the keys that is there, spelt exactly so.
 func (h Header) First(keys ...string) string {

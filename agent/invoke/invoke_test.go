@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
 	"net/http"
+	"reflect"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -231,3 +233,55 @@ func TestCopyWritesPieceByPiece(t *testing.T) {
 type writerFunc func([]byte) (int, error)
 
 func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
+
+// TestText says what becomes of words that a header cannot carry.
+func TestText(t *testing.T) {
+	for in, want := range map[string]string{
+		"":                                  "",
+		"plain ~ words":                     "plain ~ words",
+		"a\nb\r\n\tc":                       "a b   c",
+		"f\u00fcr\x00\x7f\xff":              "f?r???",
+		strings.Repeat("x", MaxText):        strings.Repeat("x", MaxText),
+		strings.Repeat("x", 1+MaxText):      strings.Repeat("x", MaxText-3) + "...",
+		strings.Repeat("\u00fc", MaxText):   strings.Repeat("?", MaxText),
+		strings.Repeat("\u00fc", 1+MaxText): strings.Repeat("?", MaxText-3) + "...",
+	} {
+		if got := Text(in); got != want {
+			t.Errorf("%q: got %q, want %q", in, got, want)
+		}
+	}
+	long := strings.Repeat("x", MaxText)
+	if n := testing.AllocsPerRun(100, func() { Text(long) }); n != 0 {
+		t.Errorf("%v allocations for words that can stand as they are", n)
+	}
+}
+
+// TestWithTraceParent says that another traceparent replaces the old one where it stood, and that
+// the request it was made of stays as it is.
+func TestWithTraceParent(t *testing.T) {
+	body := NewStream(strings.NewReader("x"), nil)
+	for _, c := range []struct{ from, to Header }{
+		{Header{"Traceparent": {"old"}, "X": {"1"}}, Header{"Traceparent": {"new"}, "X": {"1"}}},
+		{Header{"traceparent": {"old", "older"}}, Header{"traceparent": {"new"}}},
+		{Header{}, Header{"Traceparent": {"new"}}},
+		{nil, Header{"Traceparent": {"new"}}},
+	} {
+		r := &Request{Service: "cart", Header: c.from, Rest: body}
+		before := maps.Clone(c.from)
+		got := r.WithTraceParent("new")
+		if !reflect.DeepEqual(got.Header, c.to) || got.TraceParent() != "new" || got.Service != "cart" || got.Rest != body {
+			t.Errorf("%v: got %v", c.from, got.Header)
+		}
+		if !reflect.DeepEqual(r.Header, before) {
+			t.Errorf("the request was changed to %v", r.Header)
+		}
+	}
+	for _, h := range []Header{{"Tracestate": {"a=1", "b=2"}}, {"tracestate": {"a=1,b=2"}}} {
+		if got := h.TraceState(); got != "a=1,b=2" {
+			t.Errorf("%v: got %q", h, got)
+		}
+	}
+	if got := (Header{}).TraceState(); got != "" {
+		t.Errorf("got %q", got)
+	}
+}

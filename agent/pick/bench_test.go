@@ -3,66 +3,103 @@ package pick
 import (
 	"fmt"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc/balancer"
 	"google.golang.org/grpc/balancer/roundrobin"
 	"google.golang.org/grpc/connectivity"
 	estats "google.golang.org/grpc/experimental/stats"
 	"google.golang.org/grpc/resolver"
+
+	"github.com/farcall/farcall/strategy"
 )
 
 var sizes = [...]int{10, 100_000}
 
 // alternating gives n weights that are not equal.
-func alternating(n int) []uint32 {
+func alternating(n int) []uint64 {
 	w := equal(n)
 	for i := range w {
-		w[i] += uint32(i % 3)
+		w[i] += uint64(i % 3)
 	}
 	return w
 }
 
+// busy has from one to five calls outstanding at each of n instances.
+func busy(n int) []Candidate {
+	list := candidates("i", equal(n)...)
+	for i := range list {
+		list[i].Load.outstanding.Store(int32(1 + i%5))
+	}
+	return list
+}
+
 func BenchmarkPick(b *testing.B) {
 	for _, balancer := range balancers {
-		for _, shape := range []struct {
-			name    string
-			weights func(int) []uint32
-			busy    bool
-		}{{"equal", equal, false}, {"weighted", alternating, false}, {"busy", equal, true}} {
-			if shape.busy && balancer == RoundRobin {
-				continue // which does not look at the loads
-			}
-			for _, n := range sizes {
-				list := candidates("i", shape.weights(n)...)
-				if shape.busy {
-					for i := range list {
-						list[i].Load.outstanding.Store(int32(1 + i%5))
-					}
-				}
-				p := New(balancer, []Group{{Candidates: list}})
-				b.Run(fmt.Sprintf("%s/%s/%d", balancer, shape.name, n), func(b *testing.B) {
+		for _, n := range sizes {
+			run := func(shape string, call *Call, tiers ...Tier) {
+				p := New(Config{Balancer: balancer}, tiers)
+				b.Run(fmt.Sprintf("%s/%s/%d", balancer, shape, n), func(b *testing.B) {
 					b.ReportAllocs()
 					for b.Loop() {
-						if _, ok := p.Pick(nil); !ok {
+						if _, ok := p.Pick(call); !ok {
 							b.Fatal("nobody")
 						}
 					}
 				})
 			}
+			all := func(list []Candidate) Tier { return Tier{Share: 100, Groups: groupOf(list)} }
+			run("equal", nil, all(candidates("i", equal(n)...)))
+			switch balancer {
+			case strategy.RingHash:
+				var call Call
+				call.SetKey("a user's session")
+				run("keyed", &call, all(candidates("i", equal(n)...)))
+			case strategy.LeastRequest:
+				run("busy", nil, all(busy(n)))
+			}
+			if balancer != strategy.Random {
+				run("weighted", nil, all(candidates("i", alternating(n)...)))
+			}
+			run("spill", nil, Tier{Share: 60, Groups: groupOf(candidates("i", equal(n)...))},
+				Tier{Share: 40, Groups: groupOf(candidates("j", equal(n)...))})
 		}
+	}
+}
+
+// BenchmarkPickByKey is a pick with a key that is new for each call, its hashing included.
+func BenchmarkPickByKey(b *testing.B) {
+	for _, n := range sizes {
+		p := New(Config{Balancer: strategy.RingHash}, []Tier{{Share: 100, Groups: groupOf(candidates("i", equal(n)...))}})
+		keys := make([]string, 1024)
+		for i := range keys {
+			keys[i] = fmt.Sprintf("session-%026d", i)
+		}
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				var call Call
+				call.SetKey(keys[i%len(keys)])
+				if _, ok := p.Pick(&call); !ok {
+					b.Fatal("nobody")
+				}
+			}
+		})
 	}
 }
 
 func BenchmarkPickRetry(b *testing.B) {
 	for _, balancer := range balancers {
 		for _, n := range sizes {
-			p := New(balancer, []Group{{Candidates: candidates("i", equal(n)...)}})
-			var tried Tried
-			tried.Add(p.groups[0].candidates[0].Instance)
+			p := New(Config{Balancer: balancer}, []Tier{{Share: 100, Groups: groupOf(candidates("i", equal(n)...))}})
+			var call Call
+			call.SetKey("a user's session")
+			first, _ := p.Pick(&call)
+			call.Add(first.Instance)
 			b.Run(fmt.Sprintf("%s/%d", balancer, n), func(b *testing.B) {
 				b.ReportAllocs()
 				for b.Loop() {
-					if _, ok := p.Pick(&tried); !ok {
+					if _, ok := p.Pick(&call); !ok {
 						b.Fatal("nobody")
 					}
 				}
@@ -73,7 +110,7 @@ func BenchmarkPickRetry(b *testing.B) {
 
 func BenchmarkPickParallel(b *testing.B) {
 	for _, balancer := range balancers {
-		p := New(balancer, []Group{{Candidates: candidates("i", equal(10)...)}})
+		p := one(balancer, candidates("i", equal(10)...))
 		b.Run(string(balancer), func(b *testing.B) {
 			b.RunParallel(func(pb *testing.PB) {
 				for pb.Next() {
@@ -87,14 +124,61 @@ func BenchmarkPickParallel(b *testing.B) {
 	}
 }
 
+// BenchmarkBeginDone is what a call costs beside its pick.
+func BenchmarkBeginDone(b *testing.B) {
+	p := one(strategy.LeastRequest, candidates("i", equal(10)...))
+	for name, outcome := range map[string]Outcome{"answered": Answered, "failed": Failed} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			now := start
+			for b.Loop() {
+				now = now.Add(time.Millisecond)
+				picked, _ := p.Pick(nil)
+				picked.Begin()
+				picked.Done(now, time.Millisecond, outcome)
+			}
+		})
+	}
+}
+
 func BenchmarkNew(b *testing.B) {
 	for _, balancer := range balancers {
-		for _, n := range sizes {
-			groups := []Group{{Candidates: candidates("i", alternating(n)...)}}
-			b.Run(fmt.Sprintf("%s/%d", balancer, n), func(b *testing.B) {
+		for _, n := range [...]int{10, 10_000, 100_000} {
+			for _, shape := range []struct {
+				name   string
+				warmUp time.Duration
+			}{{"weighted", 0}, {"warming", time.Minute}} {
+				list := candidates("i", alternating(n)...)
+				list[0].Load.Since = start
+				cfg := Config{Balancer: balancer, Now: start, WarmUp: shape.warmUp}
+				tiers := []Tier{{Share: 100, Groups: groupOf(list)}}
+				b.Run(fmt.Sprintf("%s/%s/%d", balancer, shape.name, n), func(b *testing.B) {
+					b.ReportAllocs()
+					for b.Loop() {
+						New(cfg, tiers)
+					}
+				})
+			}
+		}
+	}
+}
+
+func BenchmarkJudge(b *testing.B) {
+	for _, n := range [...]int{10, 10_000} {
+		for _, shape := range []string{"well", "one fails", "all fail"} {
+			loads := idle(n)
+			for i, l := range loads {
+				failing := 0
+				if shape == "all fail" || shape == "one fails" && i == n/2 {
+					failing = 8
+				}
+				spread(l, start, 20, failing)
+			}
+			Judge(start, loads)
+			b.Run(fmt.Sprintf("%s/%d", shape, n), func(b *testing.B) {
 				b.ReportAllocs()
 				for b.Loop() {
-					New(balancer, groups)
+					Judge(start, loads)
 				}
 			})
 		}

@@ -11,11 +11,38 @@ import (
 const halfLife = 5 * time.Second
 
 // Load is what one agent knows of its own calls to one instance, whichever Picker they went
-// through. The zero value is an idle instance that was never called. Safe for concurrent use.
+// through. The zero value is an idle instance that was never called and has always been there. Safe
+// for concurrent use.
 type Load struct {
+	// What a pick looks at comes first and is short, so that the loads of many instances fit into a
+	// processor's cache.
 	outstanding atomic.Int32
 	mean        atomic.Uint32 // latency in nanoseconds, as float32 bits; 0 before the first call
 	at          atomic.Int64  // when mean was last moved, Unix nanoseconds
+	history     atomic.Pointer[history]
+
+	// Since is when this agent first saw the instance, which is where its warm-up begins. The owner
+	// sets it before it hands the Load to anybody, and leaves it zero for an instance that was there
+	// when the agent started: that is new to the agent only.
+	Since time.Time
+}
+
+// history is what decides whether an instance is set aside. There is none before its first call has
+// ended.
+type history struct {
+	failures atomic.Int32 // one after the other, up to now
+	window   window
+	ejected  atomic.Pointer[string] // why it is set aside, in words; nil where it is not
+	judged   judged
+}
+
+// begun gives the history, which it begins where there is none.
+func (l *Load) begun() *history {
+	if h := l.history.Load(); h != nil {
+		return h
+	}
+	l.history.CompareAndSwap(nil, &history{})
+	return l.history.Load()
 }
 
 // Outstanding counts the calls that have begun and are not done.
@@ -27,35 +54,53 @@ func (l *Load) Latency() time.Duration { return time.Duration(l.latency()) }
 
 func (l *Load) latency() float64 { return float64(math.Float32frombits(l.mean.Load())) }
 
-// Outcome is how a call ended, as far as its latency tells of the instance.
+// Ejected says in words why Judge set the instance aside; empty where it did not.
+func (l *Load) Ejected() string {
+	if h := l.history.Load(); h != nil {
+		if words := h.ejected.Load(); words != nil {
+			return *words
+		}
+	}
+	return ""
+}
+
+// Outcome is how a call ended, as far as it tells of the instance.
 type Outcome uint8
 
 // The zero value is Answered.
 const (
-	// Answered means that the application answered, whatever it answered.
+	// Answered means that the application answered, and no server error.
 	Answered Outcome = iota
-	// Failed means that no answer came: refused, broken off, out of time or given up by the
-	// caller. It took at least this long, so it may raise the mean latency, but it never lowers
-	// or begins one: an instance that refuses at once must not pass for a fast one.
+	// Errored means that the application answered with a server error of its own: that counts as a
+	// failure, and its latency like that of any answer.
+	Errored
+	// Failed means that no answer came: refused, broken off or out of time. It took at least this
+	// long, so it may raise the mean latency, but it never lowers or begins one: an instance that
+	// refuses at once must not pass for a fast one.
 	Failed
+	// Abandoned means that the caller went away before the answer: neither a failure nor a success.
+	// For the latency it is as Failed.
+	Abandoned
 )
 
 // Begin counts a call as outstanding at the instance. Done must follow exactly once.
 func (p Picked) Begin() { p.Load.outstanding.Add(1) }
 
 // Done ends what Begin began. now is the time of the end, latency the time since the beginning.
-func (p Picked) Done(now time.Time, latency time.Duration, o Outcome) {
+// suspicious says that enough calls have failed one after the other for Judge to be asked now.
+func (p Picked) Done(now time.Time, latency time.Duration, o Outcome) (suspicious bool) {
 	p.Load.outstanding.Add(-1)
-	p.Load.observe(now, latency, o)
+	p.Load.observe(now, latency, o == Answered || o == Errored)
+	return p.Load.begun().count(now, o)
 }
 
-func (l *Load) observe(now time.Time, latency time.Duration, o Outcome) {
+func (l *Load) observe(now time.Time, latency time.Duration, answered bool) {
 	// Below 1 ns is not a latency, and 0 means that none was measured.
 	sample := float64(max(latency, 1))
 	stamp := now.UnixNano()
 	old := l.mean.Load()
 	mean := float64(math.Float32frombits(old))
-	if o == Failed && (mean == 0 || sample <= mean) {
+	if !answered && (mean == 0 || sample <= mean) {
 		return
 	}
 	if mean > 0 {
@@ -67,4 +112,21 @@ func (l *Load) observe(now time.Time, latency time.Duration, o Outcome) {
 	if l.mean.CompareAndSwap(old, math.Float32bits(float32(sample))) {
 		l.at.Store(stamp)
 	}
+}
+
+// count notes whether a call succeeded. It reports whether this is the failure that makes the
+// instance a suspect.
+func (h *history) count(now time.Time, o Outcome) bool {
+	switch o {
+	case Answered:
+		h.window.add(now, false)
+		// Most calls find 0, and then need not write what others read.
+		if h.failures.Load() != 0 {
+			h.failures.Store(0)
+		}
+	case Errored, Failed:
+		h.window.add(now, true)
+		return h.failures.Add(1) == maxFailures && h.ejected.Load() == nil
+	}
+	return false
 }

@@ -5,6 +5,8 @@ import (
 	"math"
 	"testing"
 	"time"
+
+	"github.com/farcall/farcall/strategy"
 )
 
 func TestLoadCountsAndAverages(t *testing.T) {
@@ -37,8 +39,14 @@ func TestLoadCountsAndAverages(t *testing.T) {
 	near(150 * time.Millisecond)
 	step(halfLife, time.Millisecond, Failed) // fast failures do not make it fast
 	near(150 * time.Millisecond)
+	step(0, time.Millisecond, Abandoned)
+	near(150 * time.Millisecond)
 	step(0, 350*time.Millisecond, Failed) // slow ones make it slow: one half-life has passed
 	near(250 * time.Millisecond)
+	step(halfLife, 350*time.Millisecond, Abandoned)
+	near(300 * time.Millisecond)
+	step(halfLife, 100*time.Millisecond, Errored) // an answer like any other
+	near(200 * time.Millisecond)
 	step(20*halfLife, 10*time.Millisecond, Answered)
 	near(10 * time.Millisecond)
 	step(-time.Hour, time.Second, Answered) // a clock that was set back
@@ -51,11 +59,11 @@ func TestLoadCountsAndAverages(t *testing.T) {
 
 // Calls of equal length, a fixed number at a time: the weights hold under load too.
 func TestLeastRequestSharesByWeightUnderLoad(t *testing.T) {
-	for _, weights := range [][]uint32{{1, 1, 1}, {1, 2, 4}, {9, 1}, {100, 1}} {
+	for _, weights := range [][]uint64{{1, 1, 1}, {1, 2, 4}, {9, 1}, {100, 1}} {
 		for _, parallel := range []int{1, 2, 8, 64} {
 			t.Run(fmt.Sprint(weights, parallel), func(t *testing.T) {
-				p := one(LeastRequest, candidates("i", weights...))
-				g, number := &p.groups[0], numbers(LeastRequest)
+				p := one(strategy.LeastRequest, candidates("i", weights...))
+				g, number := &p.groups[0], numbers(strategy.LeastRequest)
 				counts := make([]int, len(weights))
 				var running []Picked
 				const calls = 20_000
@@ -71,7 +79,7 @@ func TestLeastRequestSharesByWeightUnderLoad(t *testing.T) {
 						running = running[1:]
 					}
 				}
-				total := uint32(0)
+				total := uint64(0)
 				for _, w := range weights {
 					total += w
 				}
@@ -88,8 +96,8 @@ func TestLeastRequestSharesByWeightUnderLoad(t *testing.T) {
 
 func TestLeastRequestAvoidsTheLoaded(t *testing.T) {
 	share := func(list []Candidate) []int {
-		p := one(LeastRequest, list)
-		number := numbers(LeastRequest)
+		p := one(strategy.LeastRequest, list)
+		number := numbers(strategy.LeastRequest)
 		counts := make([]int, len(list))
 		for range 1000 {
 			counts[p.groups[0].choose(number())]++
@@ -116,7 +124,7 @@ func TestLeastRequestAvoidsTheLoaded(t *testing.T) {
 		list := candidates("i", 1, 1)
 		for i, l := range []time.Duration{80 * time.Millisecond, 5 * time.Millisecond} {
 			list[i].Load.outstanding.Store(2)
-			list[i].Load.observe(time.Unix(1, 0), l, Answered)
+			list[i].Load.observe(time.Unix(1, 0), l, true)
 		}
 		if n := share(list); n[0] != 0 {
 			t.Errorf("%v", n)
@@ -126,15 +134,15 @@ func TestLeastRequestAvoidsTheLoaded(t *testing.T) {
 		list := candidates("i", 1, 1)
 		list[0].Load.outstanding.Store(100)
 		list[1].Load.outstanding.Store(2)
-		list[1].Load.observe(time.Unix(1, 0), time.Second, Answered)
+		list[1].Load.observe(time.Unix(1, 0), time.Second, true)
 		if n := share(list); n[0] != 0 {
 			t.Errorf("%v", n)
 		}
 	})
 	t.Run("once slow and idle now is not starved", func(t *testing.T) {
 		list := candidates("i", 1, 1)
-		list[0].Load.observe(time.Unix(1, 0), time.Minute, Answered)
-		list[1].Load.observe(time.Unix(1, 0), time.Millisecond, Answered)
+		list[0].Load.observe(time.Unix(1, 0), time.Minute, true)
+		list[1].Load.observe(time.Unix(1, 0), time.Millisecond, true)
 		list[1].Load.outstanding.Store(1)
 		if n := share(list); n[0] < 400 {
 			t.Errorf("%v", n)

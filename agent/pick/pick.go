@@ -1,6 +1,6 @@
 // Package pick chooses one instance out of the tiers that the strategy gave, for one attempt of
-// a call. A Picker is immutable but for the counters of the calls that went through it: what
-// changes in the world makes a new Picker.
+// a call, and sets aside instances that fail. A Picker is immutable but for the counters of the
+// calls that went through it: what changes in the world makes a new Picker.
 //
 // It decides nothing about clusters, reachability or retries. It does no I/O, reads no clock
 // (times are handed in) and runs no goroutines. A pick takes no lock and allocates nothing, and
@@ -9,26 +9,54 @@ package pick
 
 import (
 	"math/rand/v2"
-	"sync/atomic"
+	"time"
 
 	"github.com/farcall/farcall/internal/catalog"
+	"github.com/farcall/farcall/strategy"
 )
 
-// Balancer is how an instance is chosen within a group. The zero value stands for Default.
-type Balancer string
-
-const (
+// Config says how a Picker chooses.
+type Config struct {
+	// Balancer is how an instance is chosen within a group:
+	//
 	// LeastRequest draws two instances by weight and takes the second where the first would have more
 	// work ahead, per weight: outstanding calls, this one included, times mean latency. A first draw
 	// that has nothing outstanding is taken at once, so that idle instances share by weight alone
 	// and a latency measured long ago starves nobody.
-	LeastRequest Balancer = "least-request"
+	//
 	// RoundRobin takes the instances in turn, each as often as its weight says.
-	RoundRobin Balancer = "round-robin"
+	//
+	// Random draws them all alike, whatever their weights; Weighted draws them by weight. Neither
+	// looks at what is outstanding.
+	//
+	// RingHash sends equal keys to the same instance as long as it is there, whichever agent asks
+	// and in whatever order the candidates are handed in; the keys are shared out by weight. Where
+	// an instance goes, its keys alone move. A call without a key is drawn by weight.
+	//
+	// Any other word, the empty one too, is LeastRequest: words are checked where they are read.
+	Balancer strategy.Balancer
+	// Now is when the Picker is made; only WarmUp looks at it.
+	Now time.Time
+	// WarmUp is how long an instance that is new (Load.Since) takes to grow from a tenth of its
+	// weight to all of it; 0 is not at all. It holds for every balancer, also for Random.
+	WarmUp time.Duration
+}
 
-	// Default is what holds where nobody chose a balancer.
-	Default = LeastRequest
-)
+// Tier is one of the strategy's tiers.
+type Tier struct {
+	// Share is the percentage of calls whose first attempt goes to the tier. One without any (0, or
+	// not a number) is for the attempts that follow. Only the proportions count; where no tier has a
+	// share, the first that has candidates gets all.
+	Share float64
+	// Groups, one for each nearness, are tried in order: the next one only when every candidate of
+	// those before was tried.
+	Groups []Group
+}
+
+// Group is a set of candidates that the balancer chooses among.
+type Group struct {
+	Candidates []Candidate
+}
 
 // Candidate is an instance that may be picked.
 type Candidate struct {
@@ -39,77 +67,70 @@ type Candidate struct {
 	Local bool
 	// Load outlives the Picker: the owner hands the same one in for the same identity each time.
 	Load *Load
-}
-
-// Group is a set of candidates that the balancer chooses among. Groups are tried in order: the
-// next one only when every candidate of those before was tried.
-type Group struct {
-	// Tier is the index of the strategy's tier it belongs to; a tier has one group per nearness.
-	Tier       int
-	Candidates []Candidate
+	// Weight is the instance's own times that of its cluster, at most 2^32 (more counts as that
+	// much); 0 is never picked.
+	Weight uint64
 }
 
 // Picker chooses instances. Safe for concurrent use.
 type Picker struct {
-	groups []group
+	groups []group // of all tiers, in order; none is empty
+	tiers  []tier
+	sole   int  // the tier that all calls begin with; -1 where they are shared out
+	keyed  bool // a call's key draws its tier
+	next   time.Time
 }
 
-type group struct {
-	tier       int
-	candidates []Candidate
-	loads      []*Load // of candidates, side by side: a pick touches few cache lines
-	weights    *shares // nil where all weights are equal
-	turn       *turn   // nil for LeastRequest
+type tier struct {
+	first int     // its first group; where it has none, the one that follows
+	share float64 // at least 0
+	until float64 // the sum of the shares up to and with this one
 }
 
-// turn counts the draws of a round-robin group, on a cache line that nothing else shares: every
-// pick writes it, while the group beside it is only read.
-type turn struct {
-	_ [64]byte
-	n atomic.Uint64
-	_ [56]byte
-}
-
-// New makes a Picker; it costs O(n) and does not keep groups. Candidates of weight 0 are never
-// picked. No identity may appear twice, and no Instance or Load be nil. Any Balancer but
-// RoundRobin is LeastRequest: words are checked where they are read.
-func New(b Balancer, groups []Group) *Picker {
-	p := &Picker{groups: make([]group, 0, len(groups))}
-	for _, in := range groups {
-		g := newGroup(in)
-		if len(g.candidates) == 0 {
-			continue
+// New makes a Picker. It costs O(n), for RingHash O(n log n), and does not keep tiers. No identity
+// may appear twice, and no Instance or Load be nil.
+func New(cfg Config, tiers []Tier) *Picker {
+	p := &Picker{tiers: make([]tier, 0, len(tiers)), keyed: cfg.Balancer == strategy.RingHash}
+	sum := 0.0
+	for at := range tiers {
+		in := &tiers[at]
+		t := tier{first: len(p.groups)}
+		if in.Share > 0 { // which not a number is not, either
+			t.share = min(in.Share, 100)
 		}
-		if b == RoundRobin {
-			// Agents that all began at the first instance would step in unison.
-			g.turn = &turn{}
-			g.turn.n.Store(rand.Uint64())
+		sum += t.share
+		t.until = sum
+		for i := range in.Groups {
+			g, again := newGroup(&cfg, at, &in.Groups[i])
+			if len(g.candidates) == 0 {
+				continue
+			}
+			p.groups = append(p.groups, g)
+			p.next = earlier(p.next, again)
 		}
-		p.groups = append(p.groups, g)
+		p.tiers = append(p.tiers, t)
 	}
+	p.sole = soleTier(p.tiers, sum)
 	return p
 }
 
-func newGroup(in Group) group {
-	g := group{
-		tier:       in.Tier,
-		candidates: make([]Candidate, 0, len(in.Candidates)),
-		loads:      make([]*Load, 0, len(in.Candidates)),
+// soleTier gives the tier that has all of the sum, or -1.
+func soleTier(tiers []tier, sum float64) int {
+	if sum == 0 {
+		return 0 // an empty one is passed over
 	}
-	equal := true
-	for _, c := range in.Candidates {
-		if c.Instance.Weight == 0 {
-			continue
+	for i := range tiers {
+		if tiers[i].share == sum {
+			return i
 		}
-		g.candidates = append(g.candidates, c)
-		g.loads = append(g.loads, c.Load)
-		equal = equal && c.Instance.Weight == g.candidates[0].Instance.Weight
 	}
-	if !equal {
-		g.weights = newShares(g.candidates)
-	}
-	return g
+	return -1
 }
+
+// Next says when the weights of instances that warm up will have changed enough to make the Picker
+// anew, a tenth of WarmUp from Config.Now or sooner; zero where they will not change. A group whose
+// instances are all equally new has nothing to warm up against.
+func (p *Picker) Next() time.Time { return p.next }
 
 // Picked is one choice. Between Begin and Done the call counts as outstanding at the instance.
 type Picked struct {
@@ -118,125 +139,58 @@ type Picked struct {
 	Tier int
 }
 
-// Pick chooses an instance that is not in tried, from the first group that has one left; tried
-// may be nil. False means that there is none.
-func (p *Picker) Pick(tried *Tried) (Picked, bool) {
-	for i := range p.groups {
-		g := &p.groups[i]
-		at, ok := 0, true
-		switch {
-		case tried != nil && tried.n > 0:
-			at, ok = g.chooseUntried(tried)
-		case len(g.candidates) > 1:
-			at = g.choose(g.next())
+// Pick chooses an instance that the call has not used. A call's first attempt draws the tier where
+// its attempts begin, by the shares; when that has nobody left, the tiers after it follow in order,
+// and then those before it. c may be nil: a first attempt without a key. False means that there is
+// nobody left.
+//
+// Where the Picker was made anew between two attempts, the call begins with the tier of the same
+// index, or draws again where that tier is gone or has no share any more.
+func (p *Picker) Pick(c *Call) (Picked, bool) {
+	if len(p.groups) == 0 {
+		return Picked{}, false
+	}
+	from := p.sole
+	if from < 0 {
+		from = p.begin(c)
+	}
+	at := p.tiers[from].first
+	for range p.groups {
+		if at >= len(p.groups) {
+			at = 0
 		}
-		if ok {
-			return Picked{&g.candidates[at], g.tier}, true
+		g := &p.groups[at]
+		if i, ok := g.pick(c); ok {
+			if c != nil {
+				c.tier = from + 1
+			}
+			return Picked{&g.candidates[i], g.tier}, true
 		}
+		at++
 	}
 	return Picked{}, false
 }
 
-// next gives the number that decides the next draw in the group: its turn, or 64 random bits.
-func (g *group) next() uint64 {
-	if g.turn != nil {
-		return g.turn.n.Add(1)
+// begin gives the tier where the call's attempts begin.
+func (p *Picker) begin(c *Call) int {
+	if c != nil && c.tier > 0 && c.tier <= len(p.tiers) && p.tiers[c.tier-1].share > 0 {
+		return c.tier - 1
 	}
-	return rand.Uint64()
+	if p.keyed && c != nil && c.keyed {
+		// Equal keys stay together, which they would not if each call drew its tier.
+		return p.drawTier(mix(c.key + goldenRatio))
+	}
+	return p.drawTier(rand.Uint64())
 }
 
-// draw gives a candidate in proportion to its weight, as a pure function of number.
-func (g *group) draw(number uint64) int {
-	if g.turn == nil {
-		if g.weights == nil {
-			return scale(number, len(g.candidates))
-		}
-		return g.weights.at(number)
-	}
-	if g.weights == nil {
-		return int(number % uint64(len(g.candidates)))
-	}
-	// Multiples of the golden ratio, modulo 1, spread over the circle as evenly as any sequence can
-	// (Knuth, TAOCP 3, 6.4): every instance gets its share in any stretch of turns, and gets it
-	// spaced out.
-	return g.weights.at(number * goldenRatio)
-}
-
-// goldenRatio is its fractional part times 2^64.
-const goldenRatio = 0x9e3779b97f4a7c15
-
-// choose picks among at least two candidates: a pure function of number and of the loads.
-func (g *group) choose(number uint64) int {
-	first := g.draw(number)
-	if g.turn != nil || g.loads[first].outstanding.Load() <= 0 {
-		return first
-	}
-	number = mix(number)
-	if g.weights == nil {
-		return g.better(first, (first+1+scale(number, len(g.loads)-1))%len(g.loads))
-	}
-	second := g.weights.at(number)
-	if second == first {
-		// Where one instance has nearly all the weight, two draws would compare it with itself.
-		second = (first + 1) % len(g.loads)
-	}
-	return g.better(first, second)
-}
-
-// better gives the second where the first has more work ahead than it would have, else the first.
-func (g *group) better(first, second int) int {
-	a, b := g.loads[first], g.loads[second]
-	costA := float64(a.outstanding.Load() + 1)
-	costB := float64(max(b.outstanding.Load(), 0) + 1)
-	if g.weights != nil {
-		// With one call more or less an instance of small weight is far from its share, so that the
-		// smaller of two costs would mostly be that of the heavier. The draw by weight therefore stands
-		// until the first has clearly more than the second: twice, and two calls.
-		costA = (costA - 2) * float64(g.candidates[second].Instance.Weight)
-		costB *= 2 * float64(g.candidates[first].Instance.Weight)
-	}
-	// A latency counts only against another: one that no call has measured says nothing, least of
-	// all that the instance is fast.
-	if la, lb := a.latency(), b.latency(); la > 0 && lb > 0 {
-		costA *= la
-		costB *= lb
-	}
-	if costB < costA {
-		return second
-	}
-	return first
-}
-
-// chooseUntried is choose among the candidates that are not in tried; false if there are none.
-func (g *group) chooseUntried(tried *Tried) (int, bool) {
-	first, ok := g.drawUntried(tried)
-	if !ok || g.turn != nil || g.loads[first].outstanding.Load() <= 0 {
-		return first, ok
-	}
-	second, _ := g.drawUntried(tried)
-	return g.better(first, second), true
-}
-
-// redraws is how often a draw that was tried already is repeated before the candidates beside
-// it are taken in order. Repeating keeps the proportions; the walk bounds the cost.
-const redraws = 4
-
-func (g *group) drawUntried(tried *Tried) (int, bool) {
-	at := 0
-	for range redraws {
-		at = g.draw(g.next())
-		if !tried.has(g.candidates[at].Instance) {
-			return at, true
+// drawTier gives a tier in proportion to its share, as a pure function of number.
+func (p *Picker) drawTier(number uint64) int {
+	last := len(p.tiers) - 1
+	x := float64(number>>11) * 0x1p-53 * p.tiers[last].until
+	for i := range p.tiers {
+		if x < p.tiers[i].until {
+			return i
 		}
 	}
-	// Identities are unique, so that of any tried.n+1 candidates one is untried.
-	for range min(len(g.candidates)-1, tried.n) {
-		if at++; at == len(g.candidates) {
-			at = 0
-		}
-		if !tried.has(g.candidates[at].Instance) {
-			return at, true
-		}
-	}
-	return 0, false
+	return last
 }

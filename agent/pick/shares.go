@@ -13,13 +13,13 @@ type shares struct {
 	first []int32
 }
 
-// newShares costs O(n). No weight is 0.
-func newShares(list []Candidate) *shares {
-	n := len(list)
+// newShares costs O(n). No weight is 0, and their sum is below 2^64.
+func newShares(weights []uint64) *shares {
+	n := len(weights)
 	s := &shares{ends: make([]uint64, n), first: make([]int32, n+1)}
 	total := uint64(0)
-	for i := range list {
-		total += uint64(list[i].Instance.Weight)
+	for i, w := range weights {
+		total += w
 		s.ends[i] = total
 	}
 	arc := 0
@@ -53,6 +53,14 @@ func (s *shares) at(point uint64) int {
 		}
 	}
 	return int(low)
+}
+
+// weight gives the length of an arc.
+func (s *shares) weight(arc int) uint64 {
+	if arc == 0 {
+		return s.ends[0]
+	}
+	return s.ends[arc] - s.ends[arc-1]
 }
 
 // scale maps 64 random bits to 0..n-1 (Lemire 2019, without the rejection: the bias is below

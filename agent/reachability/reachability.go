@@ -1,9 +1,13 @@
-// Package reachability measures which relay addresses do not answer. A call that could not
-// reach one makes it a suspect; suspects are dialled, and those that do not answer are down
-// until they do.
+// Package reachability measures which relay addresses do not answer, which clusters cannot be
+// reached at all, and how far away the others are.
 //
-// It measures only what calls stumbled over: an address that nobody calls is nobody's news. It
-// removes nothing from any list; what it finds is one input of the strategy.
+// A call that could not reach an address makes it a suspect. Beside that, one relay of each other
+// cluster is connected to about every five seconds, so that a dead cluster is found before a call
+// is lost; a probe that fails makes a suspect as well. Suspects are dialled, and those that do not
+// answer are down until they do.
+//
+// It removes nothing from any list, and ejects no instance: what it finds is one input of the
+// strategy. It knows addresses and clusters and nothing of services.
 //
 // Goroutines: Run owns one loop and one for each address that is being dialled.
 package reachability
@@ -20,40 +24,63 @@ import (
 )
 
 const (
-	// dialTimeout is how long a suspect may take to answer: above any round trip that calls would
+	// dialTimeout is how long an address may take to answer: above any round trip that calls would
 	// be sent over, far below a caller's patience.
 	dialTimeout = time.Second
-	// probeEvery is how soon an address that is down is dialled again.
-	probeEvery = 500 * time.Millisecond
-	// forgetAfter is how long an address stays down without anybody calling it. It is then
-	// forgotten: its instances may be gone for good, and the next call will find out.
+	// redialEvery is how soon an address that is down is dialled again.
+	redialEvery = 500 * time.Millisecond
+	// forgetAfter is how long an address stays down that nobody calls and that is no relay which
+	// the view knows. It is then forgotten: its instances may be gone for good, and the next call
+	// will find out.
 	forgetAfter = 10 * time.Minute
 )
 
-// Tracker knows which addresses are down.
-type Tracker struct {
-	log     *slog.Logger
-	changed func(down map[string]struct{})
-	suspect chan string
-
-	addresses prometheus.Gauge
-	changes   prometheus.Counter
+// Findings are all that was measured. They are not changed once they were handed out.
+type Findings struct {
+	// Down are the addresses that do not answer.
+	Down map[string]struct{}
+	// Dead are the clusters of which, of several relays, none answers.
+	Dead map[string]struct{}
+	// Distance is the class of the round-trip time to each cluster that was measured, 0 the
+	// nearest.
+	Distance map[string]int
 }
 
-// New returns a Tracker; it starts nothing. changed is called by Run's goroutine whenever the
-// set of addresses that are down is another; the map is not changed afterwards.
-func New(log *slog.Logger, r prometheus.Registerer, changed func(down map[string]struct{})) *Tracker {
+// Deps are what a Tracker uses and does not make.
+type Deps struct {
+	Log     *slog.Logger
+	Metrics prometheus.Registerer
+	// Relays gives the addresses by which each other cluster can be probed, a few of each. Run's
+	// goroutine asks every few seconds; nil is for none.
+	Relays func() map[string][]string
+	// Changed is told by Run's goroutine whenever anything that was found is another.
+	Changed func(Findings)
+	// Dial connects to an address and hangs up; nil is for TCP.
+	Dial func(ctx context.Context, address string) error
+}
+
+// Tracker knows what answers.
+type Tracker struct {
+	log     *slog.Logger
+	relays  func() map[string][]string
+	changed func(Findings)
+	dial    func(context.Context, string) error
+	suspect chan string
+	metrics *metrics
+}
+
+// New returns a Tracker; it starts nothing.
+func New(d Deps) *Tracker {
 	t := &Tracker{
-		log: log, changed: changed,
-		suspect: make(chan string, 64),
-		addresses: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "farcall_reachability_down_addresses", Help: "Relay addresses that do not answer.",
-		}),
-		changes: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "farcall_reachability_changes_total", Help: "Relay addresses that stopped or began to answer.",
-		}),
+		log: d.Log, relays: d.Relays, changed: d.Changed, dial: d.Dial,
+		suspect: make(chan string, 64), metrics: newMetrics(d.Metrics),
 	}
-	r.MustRegister(t.addresses, t.changes)
+	if t.relays == nil {
+		t.relays = func() map[string][]string { return nil }
+	}
+	if t.dial == nil {
+		t.dial = connect
+	}
 	return t
 }
 
@@ -69,26 +96,32 @@ func (t *Tracker) Suspect(address string) {
 // result is what a dial found out.
 type result struct {
 	address string
+	probe   bool
+	took    time.Duration
 	err     error
 }
 
-// Run dials suspects until ctx is done and returns ctx.Err().
+// Run dials suspects and probes clusters until ctx is done and returns ctx.Err().
 func (t *Tracker) Run(ctx context.Context) error {
 	var dials sync.WaitGroup
 	defer dials.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	l := loop{t: t, results: make(chan result), dialling: map[string]bool{}, down: map[string]time.Time{}}
-	l.dial = func(address string) {
+	l := newLoop(t)
+	l.dial = func(address string, probe bool) {
+		l.dialling[address] = true
 		dials.Go(func() {
-			err := dial(ctx, address)
+			began := time.Now()
+			dctx, cancel := context.WithTimeout(ctx, dialTimeout)
+			err := t.dial(dctx, address)
+			cancel()
 			select {
-			case l.results <- result{address, err}:
+			case l.results <- result{address, probe, time.Since(began), err}:
 			case <-ctx.Done():
 			}
 		})
 	}
-	tick := time.NewTicker(probeEvery)
+	tick := time.NewTicker(redialEvery)
 	defer tick.Stop()
 	for {
 		select {
@@ -97,78 +130,115 @@ func (t *Tracker) Run(ctx context.Context) error {
 		case a := <-t.suspect:
 			l.look(a)
 		case r := <-l.results:
-			l.found(r)
+			l.found(time.Now(), r)
 		case <-tick.C:
-			l.probe()
+			now := time.Now()
+			l.learn(now)
+			l.redial(now)
+			l.probe(now)
 		}
+		l.tell()
 	}
 }
 
 // loop is the state of Run; only its goroutine uses it.
 type loop struct {
 	t        *Tracker
-	dial     func(string)
+	dial     func(address string, probe bool)
 	results  chan result
 	dialling map[string]bool
 	down     map[string]time.Time // since when, or since the last suspicion
+
+	clusters map[string]*cluster
+	owners   map[string][]*cluster // of their relays
+	learnAt  time.Time             // when Relays is asked again
+	news     bool                  // something changed since tell
 }
 
+func newLoop(t *Tracker) *loop {
+	return &loop{
+		t: t, results: make(chan result), dialling: map[string]bool{}, down: map[string]time.Time{},
+		clusters: map[string]*cluster{}, owners: map[string][]*cluster{},
+	}
+}
+
+// look dials a suspect, unless it is being dialled.
 func (l *loop) look(address string) {
 	if _, ok := l.down[address]; ok {
 		l.down[address] = time.Now()
 	}
 	if !l.dialling[address] {
-		l.dialling[address] = true
-		l.dial(address)
+		l.dial(address, false)
 	}
 }
 
-func (l *loop) found(r result) {
+// found takes what a dial found out. A probe that failed is only a suspicion.
+func (l *loop) found(now time.Time, r result) {
 	delete(l.dialling, r.address)
+	if r.probe {
+		l.t.metrics.probed(r.err)
+	}
 	_, was := l.down[r.address]
 	switch {
-	case r.err != nil && !was:
-		l.down[r.address] = time.Now()
-		l.t.log.Warn("a relay does not answer", "address", r.address, "error", r.err)
-	case r.err == nil && was:
-		delete(l.down, r.address)
-		l.t.log.Info("a relay answers again", "address", r.address)
+	case r.err == nil:
+		if was {
+			delete(l.down, r.address)
+			l.news = true
+			l.t.metrics.changes.Inc()
+			l.t.log.Info("a relay answers again", "address", r.address)
+		}
+		l.heard(r.address, r.took)
+	case r.probe && !was:
+		l.look(r.address)
 	default:
-		return
+		if !was {
+			l.down[r.address] = now
+			l.news = true
+			l.t.metrics.changes.Inc()
+			l.t.log.Warn("a relay does not answer", "address", r.address, "error", r.err)
+		}
+		l.silent(r.address, !was)
 	}
-	l.tell()
 }
 
-func (l *loop) probe() {
-	forgotten := false
+// redial dials what is down again, and forgets what nobody asks about.
+func (l *loop) redial(now time.Time) {
 	for a, since := range l.down {
-		if time.Since(since) > forgetAfter {
+		if now.Sub(since) > forgetAfter && len(l.owners[a]) == 0 {
 			delete(l.down, a)
-			forgotten = true
+			l.news = true
 			continue
 		}
 		if !l.dialling[a] {
-			l.dialling[a] = true
-			l.dial(a)
+			l.dial(a, false)
 		}
 	}
-	if forgotten {
-		l.tell()
-	}
 }
 
+// tell hands out what was found, where it is another than before.
 func (l *loop) tell() {
-	down := make(map[string]struct{}, len(l.down))
-	for a := range maps.Keys(l.down) {
-		down[a] = struct{}{}
+	if !l.news {
+		return
 	}
-	l.t.addresses.Set(float64(len(down)))
-	l.t.changes.Inc()
-	l.t.changed(down)
+	l.news = false
+	f := Findings{Down: make(map[string]struct{}, len(l.down)), Dead: map[string]struct{}{}, Distance: map[string]int{}}
+	for a := range maps.Keys(l.down) {
+		f.Down[a] = struct{}{}
+	}
+	for name, c := range l.clusters {
+		if c.dead {
+			f.Dead[name] = struct{}{}
+		}
+		if c.distance.measured() {
+			f.Distance[name] = c.distance.class
+		}
+	}
+	l.t.metrics.found(f)
+	l.t.changed(f)
 }
 
-func dial(ctx context.Context, address string) error {
-	d := net.Dialer{Timeout: dialTimeout}
+func connect(ctx context.Context, address string) error {
+	var d net.Dialer
 	c, err := d.DialContext(ctx, "tcp", address)
 	if err != nil {
 		return err

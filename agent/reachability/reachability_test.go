@@ -2,12 +2,17 @@ package reachability
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
+	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 
 	"github.com/farcall/farcall/internal/testkit"
 )
@@ -17,7 +22,7 @@ func TestMain(m *testing.M) { testkit.Main(m) }
 func TestSuspectsAreDialledAndComeBack(t *testing.T) {
 	ctx := testkit.Context(t)
 	var down atomic.Pointer[map[string]struct{}]
-	tr := New(testkit.Log(t), prometheus.NewRegistry(), func(d map[string]struct{}) { down.Store(&d) })
+	tr := New(Deps{Log: testkit.Log(t), Metrics: prometheus.NewRegistry(), Changed: func(f Findings) { down.Store(&f.Down) }})
 	testkit.Go(t, "tracker", tr.Run)
 
 	l, err := net.Listen("tcp", fmt.Sprint("127.0.0.1:", testkit.FreePort(t)))
@@ -64,7 +69,7 @@ func TestSuspectsAreDialledAndComeBack(t *testing.T) {
 }
 
 func TestManySuspectsDoNotBlock(t *testing.T) {
-	tr := New(testkit.Quiet(), prometheus.NewRegistry(), func(map[string]struct{}) {})
+	tr := New(Deps{Log: testkit.Quiet(), Metrics: prometheus.NewRegistry(), Changed: func(Findings) {}})
 	for i := range 10_000 {
 		tr.Suspect(fmt.Sprint("127.0.0.1:", i)) // nobody reads: Run does not run
 	}
@@ -73,4 +78,202 @@ func TestManySuspectsDoNotBlock(t *testing.T) {
 	if err := tr.Run(ctx); err == nil {
 		t.Error("Run ended without an error though its context was done")
 	}
+}
+
+// network is what a Tracker dials in a bubble: each address answers after its own time, or does
+// not answer.
+type network struct {
+	mu     sync.Mutex
+	relays map[string][]string // what the view knows
+	after  map[string]time.Duration
+	silent map[string]bool
+	dials  map[string]int
+	found  Findings
+	told   int
+}
+
+// inNetwork runs a Tracker in a bubble of its own time.
+func inNetwork(t *testing.T, relays map[string][]string, test func(n *network, tr *Tracker)) {
+	synctest.Test(t, func(t *testing.T) {
+		n := &network{relays: relays, after: map[string]time.Duration{}, silent: map[string]bool{}, dials: map[string]int{}}
+		tr := New(Deps{
+			Log: testkit.Quiet(), Metrics: prometheus.NewRegistry(), Dial: n.dial,
+			Relays:  func() map[string][]string { n.mu.Lock(); defer n.mu.Unlock(); return n.relays },
+			Changed: func(f Findings) { n.mu.Lock(); defer n.mu.Unlock(); n.found = f; n.told++ },
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- tr.Run(ctx) }()
+		test(n, tr)
+		cancel()
+		if err := <-done; !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+	})
+}
+
+func (n *network) dial(ctx context.Context, address string) error {
+	n.mu.Lock()
+	n.dials[address]++
+	after, silent := n.after[address], n.silent[address]
+	n.mu.Unlock()
+	if silent {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	answer := time.NewTimer(after)
+	defer answer.Stop()
+	select {
+	case <-answer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// pass lets a time go by and gives what was found by then.
+func (n *network) pass(d time.Duration) Findings {
+	time.Sleep(d) // of the bubble
+	synctest.Wait()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.found
+}
+
+func (n *network) set(change func()) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	change()
+}
+
+// value reads a counter.
+func value(t *testing.T, c prometheus.Counter) float64 {
+	t.Helper()
+	var m dto.Metric
+	if err := c.Write(&m); err != nil {
+		t.Fatal(err)
+	}
+	return m.GetCounter().GetValue()
+}
+
+// of gives the relays r0, r1, ... of a cluster.
+func of(cluster string, count int) (out []string) {
+	for i := range count {
+		out = append(out, fmt.Sprintf("%s-r%d:1", cluster, i))
+	}
+	return out
+}
+
+func TestADeadClusterIsFoundWithoutACall(t *testing.T) {
+	for _, count := range []int{1, 3, 16} {
+		t.Run(fmt.Sprint(count), func(t *testing.T) {
+			inNetwork(t, map[string][]string{"west": of("west", count), "north": of("north", 2)}, func(n *network, tr *Tracker) {
+				if f := n.pass(10 * time.Second); len(f.Dead)+len(f.Down) > 0 {
+					t.Fatalf("in a sound network: %+v", f)
+				}
+				n.set(func() {
+					for _, a := range n.relays["west"] {
+						n.silent[a] = true
+					}
+				})
+				f := n.pass(10 * time.Second)
+				if _, ok := f.Dead["west"]; !ok || len(f.Dead) != 1 {
+					t.Fatalf("10 s after all relays of west fell silent: %+v", f)
+				}
+				n.set(func() { clear(n.silent) })
+				if f := n.pass(2 * time.Second); len(f.Dead)+len(f.Down) > 0 {
+					t.Errorf("2 s after they speak again: %+v", f)
+				}
+				if failed := value(t, tr.metrics.probes.WithLabelValues("failed")); failed == 0 {
+					t.Error("no failed probe was counted")
+				}
+			})
+		})
+	}
+}
+
+// One relay that does not answer, or a few of many, are no dead cluster.
+func TestAPartOfAClusterIsNotTheWhole(t *testing.T) {
+	inNetwork(t, map[string][]string{"west": of("west", 16)}, func(n *network, tr *Tracker) {
+		n.pass(10 * time.Second)
+		n.set(func() {
+			for _, a := range n.relays["west"][:4] {
+				n.silent[a] = true
+			}
+		})
+		for range 200 {
+			for _, a := range of("west", 4) {
+				tr.Suspect(a) // calls stumble over them
+			}
+			if f := n.pass(300 * time.Millisecond); len(f.Dead) > 0 {
+				t.Fatalf("4 of 16 relays are silent, and the cluster is dead: %+v", f)
+			}
+		}
+		if f := n.pass(0); len(f.Down) != 4 {
+			t.Errorf("down are %v", f.Down)
+		}
+	})
+}
+
+func TestProbesAreLight(t *testing.T) {
+	inNetwork(t, map[string][]string{"west": of("west", 16)}, func(n *network, _ *Tracker) {
+		n.pass(10 * time.Second) // the first three come sooner
+		n.set(func() { clear(n.dials) })
+		n.pass(10 * time.Minute)
+		total := 0
+		n.set(func() {
+			for _, c := range n.dials {
+				total += c
+			}
+			if len(n.dials) != samples {
+				t.Errorf("%d addresses were probed, want the same %d", len(n.dials), samples)
+			}
+		})
+		if total < 100 || total > 140 {
+			t.Errorf("%d probes in ten minutes, want about 120", total)
+		}
+	})
+}
+
+func TestDistanceIsMeasured(t *testing.T) {
+	inNetwork(t, map[string][]string{"west": of("west", 2), "far": of("far", 1)}, func(n *network, tr *Tracker) {
+		n.set(func() {
+			n.after["west-r0:1"], n.after["west-r1:1"], n.after["far-r0:1"] = 4*time.Millisecond, 45*time.Millisecond, 200*time.Millisecond
+		})
+		if f := n.pass(10 * time.Second); f.Distance["west"] != 0 || f.Distance["far"] != 3 || len(f.Distance) != 2 {
+			t.Fatalf("distances %v", f.Distance)
+		}
+		told := 0
+		n.set(func() { told = n.told })
+		n.pass(time.Hour)
+		n.set(func() {
+			if n.told != told {
+				t.Errorf("told %d times of a network that stays the same", n.told-told)
+			}
+			n.relays = map[string][]string{"west": n.relays["west"]}
+		})
+		if f := n.pass(10 * time.Second); len(f.Distance) != 1 {
+			t.Errorf("distances after a cluster is gone: %v", f.Distance)
+		}
+		gauges := make(chan prometheus.Metric, 10)
+		tr.metrics.distance.Collect(gauges)
+		if len(gauges) != 1 {
+			t.Errorf("the gauge has %d clusters", len(gauges))
+		}
+	})
+}
+
+// What is down and nobody asks about is forgotten; a relay that the view knows is not.
+func TestWhatIsDownIsForgotten(t *testing.T) {
+	inNetwork(t, map[string][]string{"west": of("west", 2)}, func(n *network, tr *Tracker) {
+		n.set(func() { n.silent["10.9.9.9:1"], n.silent["west-r1:1"] = true, true })
+		tr.Suspect("10.9.9.9:1")
+		tr.Suspect("west-r1:1")
+		if f := n.pass(10 * time.Second); len(f.Down) != 2 {
+			t.Fatalf("down are %v", f.Down)
+		}
+		if f := n.pass(forgetAfter); len(f.Down) != 1 {
+			t.Errorf("down are %v, want the relay of west alone", f.Down)
+		}
+	})
 }

@@ -6,6 +6,8 @@ import (
 	"strconv"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/farcall/farcall/agent/invoke"
 )
 
 // Values of the label reason of retries and of refused ones.
@@ -16,6 +18,17 @@ const (
 	refusedBody      = "body_sent"
 )
 
+// Values of the label result of a broadcast's targets.
+const (
+	targetSuccess     = "success"
+	targetApplication = "application_error" // it answered, and not with a success
+	targetUnreachable = "unreachable"       // measured so, and not called
+	targetNotExecuted = "not_executed"
+	targetLost        = "lost" // outcome unknown, the deadline included
+	targetRefused     = "refused"
+	targetAbandoned   = "abandoned" // the caller went away
+)
+
 type metrics struct {
 	calls          *prometheus.CounterVec
 	duration       *prometheus.HistogramVec
@@ -23,6 +36,7 @@ type metrics struct {
 	attempts       *prometheus.CounterVec
 	retries        *prometheus.CounterVec
 	retriesRefused *prometheus.CounterVec
+	targets        *prometheus.CounterVec
 
 	// attemptCounters holds attempts' children by leg and outcome, so that the hot path makes no
 	// look-up by label.
@@ -56,9 +70,13 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 			Name: "farcall_relay_retries_refused_total",
 			Help: "Further attempts that would have been safe but for the budget, or for a body that cannot be sent twice.",
 		}, []string{"reason"}),
+		targets: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "farcall_relay_broadcast_targets_total",
+			Help: "Clusters that broadcasts were for, by what came of each.",
+		}, []string{"result"}),
 	}
 	var errs []error
-	for _, c := range []prometheus.Collector{m.calls, m.duration, m.inFlight, m.attempts, m.retries, m.retriesRefused} {
+	for _, c := range []prometheus.Collector{m.calls, m.duration, m.inFlight, m.attempts, m.retries, m.retriesRefused, m.targets} {
 		errs = append(errs, reg.Register(c))
 	}
 	if err := errors.Join(errs...); err != nil {
@@ -78,6 +96,28 @@ func (m *metrics) attempt(local bool, o Outcome) {
 		leg = 1
 	}
 	m.attemptCounters[leg][o].Inc()
+}
+
+// targetLabel says in a word what came of one target of a broadcast.
+func targetLabel(r *Reply) string {
+	switch {
+	case r.OK():
+		return targetSuccess
+	case r.Err == nil:
+		return targetApplication
+	case r.Err.Reason == invoke.ReasonUnreachable:
+		return targetUnreachable
+	}
+	switch outcomeOf(r.Err) {
+	case NotExecuted, Refused:
+		return targetNotExecuted
+	case Lost:
+		return targetLost
+	case Abandoned:
+		return targetAbandoned
+	default:
+		return targetRefused
+	}
 }
 
 // tierLabel keeps the number of values small whatever externalOrder says.

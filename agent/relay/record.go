@@ -1,11 +1,13 @@
 package relay
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"strings"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc/codes"
 
 	"github.com/farcall/farcall/agent/invoke"
@@ -30,8 +32,10 @@ type Record struct {
 	began  time.Time
 	Caller invoke.Identity
 	// Name is zero where the call did not get so far as to name a service.
-	Name        catalog.Name
+	Name catalog.Name
+	// TraceParent is what the caller sent, as Trace read it.
 	TraceParent string
+	span        trace.Span // nil where the call is not traced
 }
 
 // Begin opens the account of a call that has just arrived; it is closed with End.
@@ -52,6 +56,9 @@ func (c *Record) End(a Answer, err error) {
 	r.metrics.inFlight.Dec()
 	r.metrics.duration.WithLabelValues(strategy).Observe(took.Seconds())
 	r.metrics.calls.WithLabelValues(strategy, tierLabel(a.Tier), codeLabel(a, err)).Inc()
+	if c.span != nil {
+		c.endSpan(a, err)
+	}
 
 	bad := a.Err != nil || err != nil || (a.Response != nil && a.Response.ServerError())
 	if r.accessLog == LogOff || (r.accessLog == LogErrors && !bad) {
@@ -69,12 +76,15 @@ func (c *Record) attrs(a Answer, err error, strategy string, took time.Duration)
 		slog.String("caller", c.Caller.AppID),
 		slog.String("service", c.Name.String()),
 		slog.String("strategy", strategy),
-		slog.String("tier", tierLabel(a.Tier)),
+		slog.String("tier", cmp.Or(a.TierName, tierLabel(a.Tier))),
 	}
 	if a.Instance != nil {
 		attrs = append(attrs, slog.String("cluster", a.Instance.Cluster), slog.String("instance", a.Instance.Instance))
 	}
 	attrs = append(attrs, slog.Int("attempts", a.Attempts), slog.Int("code", code(a)), slog.Duration("duration", took))
+	if a.Rule != "" {
+		attrs = append(attrs, slog.String("reason", a.Rule))
+	}
 	// traceparent is version-traceid-parentid-flags (W3C Trace Context).
 	if parts := strings.Split(c.TraceParent, "-"); len(parts) >= 4 {
 		attrs = append(attrs, slog.String("trace", parts[1]))

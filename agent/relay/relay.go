@@ -13,19 +13,18 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc/codes"
 
 	"github.com/farcall/farcall/agent/app"
 	"github.com/farcall/farcall/agent/invoke"
 	"github.com/farcall/farcall/internal/catalog"
 )
-
-// maxAttempts bounds one call, as strategies.md "Retries" says.
-const maxAttempts = 3
 
 // Apps delivers to an application of this node; *app.Channels does.
 type Apps interface {
@@ -42,12 +41,14 @@ type Config struct {
 	AccessLog AccessLog
 }
 
-// Deps is what a Relay works with. All are needed.
+// Deps is what a Relay works with. All but Tracer are needed.
 type Deps struct {
 	Router  Router
 	Apps    Apps
 	Log     *slog.Logger
 	Metrics prometheus.Registerer
+	// Tracer, where not nil, makes spans of the calls that their callers sample.
+	Tracer trace.Tracer
 }
 
 // Relay makes calls. It is safe for concurrent use.
@@ -58,6 +59,7 @@ type Relay struct {
 	budget    *budget
 	metrics   *metrics
 	log       *slog.Logger
+	tracer    trace.Tracer // nil without tracing
 	accessLog AccessLog
 }
 
@@ -83,6 +85,7 @@ func New(c Config, d Deps) (*Relay, error) {
 		budget:    newBudget(time.Now()),
 		metrics:   m,
 		log:       d.Log,
+		tracer:    d.Tracer,
 		accessLog: c.AccessLog,
 	}, nil
 }
@@ -118,17 +121,29 @@ type Answer struct {
 	// Tried is the last instance that was tried; nil where none was.
 	Tried    *catalog.Instance
 	Strategy string
-	// Tier is Instance's, -1 where there is none.
+	// Rule says which rule decided where the call may go; empty where it did not get so far.
+	Rule string
+	// Tier is Instance's, -1 where there is none; TierName is its name for people.
 	Tier     int
+	TierName string
 	Attempts int
 }
 
-// Do makes a call at one instance of ch, and at others where that is safe: up to three attempts
-// inside ctx's deadline, each at an instance not tried before. ctx must live until the answer's
-// body is closed.
+// Unanswered gives the answer of a call that was routed, and so far is not more than that.
+func Unanswered(ch Choice) Answer {
+	return Answer{Strategy: ch.Strategy(), Rule: ch.Terms().Rule, Tier: -1}
+}
+
+// from says which target answered, or may have executed the call.
+func (a *Answer) from(t Target) { a.Instance, a.Tier, a.TierName = t.Instance, t.Tier, t.TierName }
+
+// Do makes a call at one instance of ch, and at others where that is safe: up to as many attempts
+// as ch's terms say, inside ctx's deadline, each at an instance not tried before. ctx must live
+// until the answer's body is closed.
 func (r *Relay) Do(ctx context.Context, ch Choice, req *invoke.Request) Answer {
 	r.budget.call()
-	a := Answer{Strategy: ch.Strategy(), Tier: -1}
+	terms := ch.Terms()
+	a := Unanswered(ch)
 	for {
 		if err := invoke.FromContext(ctx); err != nil {
 			a.failed(err)
@@ -143,14 +158,14 @@ func (r *Relay) Do(ctx context.Context, ch Choice, req *invoke.Request) Answer {
 		resp, err := r.attempt(ctx, t, req)
 		if err == nil {
 			a.Response, a.Err = resp, nil
-			a.Instance, a.Tier = t.Instance, t.Tier
+			a.from(t)
 			return a
 		}
 		a.failed(err)
 		if a.Err == err && outcomeOf(err) == Lost {
-			a.Instance, a.Tier = t.Instance, t.Tier
+			a.from(t)
 		}
-		if !r.again(ctx, a.Attempts, req, err) {
+		if !r.again(ctx, terms, a.Attempts, req, err) {
 			break
 		}
 	}
@@ -169,14 +184,14 @@ func (a *Answer) failed(err *invoke.Error) {
 }
 
 // again decides whether a call that failed with err is tried once more.
-func (r *Relay) again(ctx context.Context, attempts int, req *invoke.Request, err *invoke.Error) bool {
-	if attempts >= maxAttempts || ctx.Err() != nil {
+func (r *Relay) again(ctx context.Context, terms *Terms, attempts int, req *invoke.Request, err *invoke.Error) bool {
+	if attempts >= terms.Attempts || ctx.Err() != nil {
 		return false
 	}
 	reason := retryNotExecuted
 	switch {
 	case err.NotExecuted():
-	case err.OutcomeUnknown() && req.Idempotent():
+	case err.OutcomeUnknown() && (req.Idempotent() || slices.Contains(terms.Idempotent, req.Verb)):
 		reason = retryIdempotent
 	default:
 		return false
@@ -196,6 +211,10 @@ func (r *Relay) again(ctx context.Context, attempts int, req *invoke.Request, er
 
 // attempt delivers to one instance.
 func (r *Relay) attempt(ctx context.Context, t Target, req *invoke.Request) (*invoke.Response, *invoke.Error) {
+	var span trace.Span // of a call that is traced
+	if r.tracer != nil {
+		ctx, req, span = r.traceAttempt(ctx, t, req)
+	}
 	began := time.Now()
 	var resp *invoke.Response
 	var err error
@@ -204,9 +223,10 @@ func (r *Relay) attempt(ctx context.Context, t Target, req *invoke.Request) (*in
 	} else {
 		resp, err = r.peers.deliver(ctx, t, req)
 	}
-	d := &delivery{metrics: r.metrics, done: t.Done, local: t.Local, ctx: ctx, latency: time.Since(began)}
+	d := &delivery{metrics: r.metrics, done: t.Done, local: t.Local, ctx: ctx, latency: time.Since(began), span: span}
 	if err != nil {
 		e := invoke.AsError(err)
+		d.failure = e
 		d.finish(outcomeOf(e))
 		return nil, e
 	}
@@ -247,12 +267,14 @@ type delivery struct {
 	outcome Outcome
 	body    io.ReadCloser
 	over    atomic.Bool
+	span    trace.Span // nil where the call is not traced
+	failure error      // why there is no answer, or only a part of one
 }
 
 func (d *delivery) Read(p []byte) (int, error) {
 	n, err := d.body.Read(p)
 	if err != nil && err != io.EOF {
-		d.outcome = Lost
+		d.outcome, d.failure = Lost, err
 	}
 	return n, err
 }
@@ -261,7 +283,7 @@ func (d *delivery) Read(p []byte) (int, error) {
 func (d *delivery) WriteTo(w io.Writer) (int64, error) {
 	n, err := invoke.Copy(w, d.body)
 	if err != nil {
-		d.outcome = Lost
+		d.outcome, d.failure = Lost, err
 	}
 	return n, err
 }
@@ -281,6 +303,9 @@ func (d *delivery) finish(o Outcome) {
 		return
 	}
 	d.metrics.attempt(d.local, o)
+	if d.span != nil {
+		endAttempt(d.span, o, d.failure)
+	}
 	if d.done != nil {
 		d.done(o, d.latency)
 	}

@@ -2,6 +2,7 @@ package relay
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -52,11 +54,18 @@ var (
 // list is a Choice of the first n instances of a script.
 type list struct {
 	n, next  int
+	terms    Terms // 3 attempts where it says none
+	clusters []ClusterChoice
 	outcomes []string
 }
 
 func (l *list) Strategy() string          { return "local-first" }
-func (l *list) Clusters() []ClusterChoice { return nil }
+func (l *list) Clusters() []ClusterChoice { return l.clusters }
+func (l *list) Terms() *Terms {
+	terms := l.terms
+	terms.Attempts = cmp.Or(terms.Attempts, 3)
+	return &terms
+}
 func (l *list) Next() (Target, bool) {
 	if l.next == l.n {
 		return Target{}, false
@@ -65,7 +74,7 @@ func (l *list) Next() (Target, bool) {
 	l.next++
 	return Target{
 		Instance: &catalog.Instance{ID: catalog.ID{Cluster: "east", Instance: fmt.Sprint(i)}},
-		Local:    true, App: app.Endpoint{Port: i}, Tier: i,
+		Local:    true, App: app.Endpoint{Port: i}, Tier: i, TierName: fmt.Sprint("tier ", i),
 		Done: func(o Outcome, _ time.Duration) { l.outcomes = append(l.outcomes, o.String()) },
 	}, true
 }
@@ -93,6 +102,7 @@ func TestDo(t *testing.T) {
 		verb     string
 		script   script
 		stream   bool
+		terms    Terms
 		budget   float64 // tokens; 100 where 0
 		attempts int
 		err      string // reason
@@ -113,6 +123,14 @@ func TestDo(t *testing.T) {
 		{what: "late is final", verb: "GET", script: script{late, served(200)}, attempts: 1, err: invoke.ReasonDeadline, outcomes: "lost"},
 		{what: "a body that was sent in part", verb: "POST", stream: true, script: script{refused, served(200)}, attempts: 1, err: invoke.ReasonAppDown, outcomes: "refused"},
 		{what: "first refusal is outside the budget, the second is not", verb: "POST", budget: -1e6, script: script{refused, refused, served(200)}, attempts: 2, err: invoke.ReasonAppDown, outcomes: "refused refused"},
+		{what: "one attempt, says the policy", verb: "GET", terms: Terms{Attempts: 1}, script: script{refused, served(200)}, attempts: 1, err: invoke.ReasonAppDown, outcomes: "refused"},
+		{what: "five attempts, says the policy", verb: "POST", terms: Terms{Attempts: 5}, script: script{refused, refused, refused, refused, served(200), served(200)}, attempts: 5, outcomes: "refused refused refused refused served"},
+		{what: "unknown outcome of a PUT", verb: "PUT", script: script{unknown, served(200)}, attempts: 1, err: invoke.ReasonOutcomeUnknown, outcomes: "lost"},
+		{what: "unknown outcome of a PUT that the policy calls idempotent", verb: "PUT", terms: Terms{Idempotent: []string{"DELETE", "PUT"}}, script: script{unknown, served(200)}, attempts: 2, outcomes: "lost served"},
+		{what: "unknown outcome of a POST where the policy calls others idempotent", verb: "POST", terms: Terms{Idempotent: []string{"DELETE", "PUT"}}, script: script{unknown, served(200)}, attempts: 1, err: invoke.ReasonOutcomeUnknown, outcomes: "lost"},
+		{what: "unknown outcome of gRPC, which has no method to name", verb: "", terms: Terms{Idempotent: []string{"PUT"}}, script: script{unknown, served(200)}, attempts: 1, err: invoke.ReasonOutcomeUnknown, outcomes: "lost"},
+		{what: "an idempotent PUT whose body was sent in part", verb: "PUT", terms: Terms{Idempotent: []string{"PUT"}}, stream: true, script: script{unknown, served(200)}, attempts: 1, err: invoke.ReasonOutcomeUnknown, outcomes: "lost"},
+		{what: "a policy's idempotence is inside the budget", verb: "PUT", terms: Terms{Idempotent: []string{"PUT"}}, budget: -1e6, script: script{unknown, served(200)}, attempts: 1, err: invoke.ReasonOutcomeUnknown, outcomes: "lost"},
 		{what: "idempotence is inside the budget", verb: "GET", budget: -1e6, script: script{unknown, served(200)}, attempts: 1, err: invoke.ReasonOutcomeUnknown, outcomes: "lost"},
 	} {
 		t.Run(c.what, func(t *testing.T) {
@@ -124,7 +142,8 @@ func TestDo(t *testing.T) {
 			if c.stream {
 				req.Rest, req.Length = invoke.NewStream(strings.NewReader("body"), nil), -1
 			}
-			ch := &list{n: len(c.script)}
+			ch := &list{n: len(c.script), terms: c.terms}
+			ch.terms.Rule = "so says the policy"
 			a := r.Do(testkit.Context(t), ch, req)
 			if c.err == "" {
 				if a.Err != nil {
@@ -145,13 +164,34 @@ func TestDo(t *testing.T) {
 			} else if lost >= 0 && (a.Instance == nil || a.Instance.Instance != fmt.Sprint(lost) || a.Tier != lost) {
 				t.Errorf("%d may have executed it, and it names %v of tier %d", lost, a.Instance, a.Tier)
 			}
-			if a.Attempts != c.attempts || a.Strategy != "local-first" {
-				t.Errorf("%d attempts by %q", a.Attempts, a.Strategy)
+			if a.Attempts != c.attempts || a.Strategy != "local-first" || a.Rule != "so says the policy" {
+				t.Errorf("%d attempts by %q, %q", a.Attempts, a.Strategy, a.Rule)
+			}
+			if a.Tier < 0 && a.TierName != "" || a.Tier >= 0 && a.TierName != fmt.Sprint("tier ", a.Tier) {
+				t.Errorf("tier %d is %q", a.Tier, a.TierName)
 			}
 			if got := strings.Join(ch.outcomes, " "); got != c.outcomes {
 				t.Errorf("told the picker %q, want %q", got, c.outcomes)
 			}
 		})
+	}
+}
+
+// TestNothingAfterTheFirstByte says that an answer that breaks off is not asked for again, whatever
+// the method is.
+func TestNothingAfterTheFirstByte(t *testing.T) {
+	torn := func() (*invoke.Response, error) {
+		return &invoke.Response{Status: 200, Length: -1, Body: io.NopCloser(io.MultiReader(strings.NewReader("half"), iotest.ErrReader(errors.New("torn"))))}, nil
+	}
+	r := newRelay(t, script{torn, served(200)}, io.Discard, LogOff)
+	ch := &list{n: 2}
+	a := r.Do(testkit.Context(t), ch, &invoke.Request{Service: "cart", Verb: "GET"})
+	if b, err := io.ReadAll(a.Response.Body); string(b) != "half" || err == nil {
+		t.Errorf("got %q, %v", b, err)
+	}
+	a.Response.Body.Close()
+	if ch.next != 1 || strings.Join(ch.outcomes, " ") != "lost" {
+		t.Errorf("%d instances were tried, and the picker was told %q", ch.next, ch.outcomes)
 	}
 }
 
@@ -221,7 +261,7 @@ func TestBudget(t *testing.T) {
 // TestRecord says which calls are logged, with what, and that all are counted.
 func TestRecord(t *testing.T) {
 	instance := &catalog.Instance{ID: catalog.ID{Cluster: "west", Instance: "cart-1"}}
-	good := Answer{Response: &invoke.Response{Status: 200}, Instance: instance, Strategy: "local-first", Tier: 1, Attempts: 2}
+	good := Answer{Response: &invoke.Response{Status: 200}, Instance: instance, Strategy: "local-first", Rule: "local is empty", Tier: 1, TierName: "* (region eu)", Attempts: 2}
 	own := good
 	own.Response = &invoke.Response{Status: 500}
 	bad := Answer{Err: invoke.OutcomeUnknown("broke"), Strategy: "local-first", Tier: -1, Attempts: 1}
@@ -234,9 +274,9 @@ func TestRecord(t *testing.T) {
 		{LogOff, bad, nil, ""},
 		{LogErrors, good, nil, ""},
 		{LogErrors, bad, nil, `level=WARN msg=call caller=web service=shop/cart strategy=local-first tier=none attempts=1 code=502 duration=_ trace=4bf9 error="OUTCOME_UNKNOWN: broke"`},
-		{LogErrors, own, nil, `level=WARN msg=call caller=web service=shop/cart strategy=local-first tier=1 cluster=west instance=cart-1 attempts=2 code=500 duration=_ trace=4bf9`},
+		{LogErrors, own, nil, `level=WARN msg=call caller=web service=shop/cart strategy=local-first tier="* (region eu)" cluster=west instance=cart-1 attempts=2 code=500 duration=_ reason="local is empty" trace=4bf9`},
 		{LogErrors, good, errors.New("torn"), `error="answer cut short: torn"`},
-		{LogAll, good, nil, `level=INFO msg=call caller=web service=shop/cart strategy=local-first tier=1 cluster=west instance=cart-1 attempts=2 code=200 duration=_ trace=4bf9`},
+		{LogAll, good, nil, `level=INFO msg=call caller=web service=shop/cart strategy=local-first tier="* (region eu)" cluster=west instance=cart-1 attempts=2 code=200 duration=_ reason="local is empty" trace=4bf9`},
 	} {
 		var out bytes.Buffer
 		r := newRelay(t, nil, &out, c.level)

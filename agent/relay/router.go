@@ -17,6 +17,9 @@ type Query struct {
 	Name     catalog.Name
 	Strategy string
 	Cluster  string
+	// Header gives the first value of one of the call's headers, "" where it has none; nil for a
+	// call without headers. It is called before Route returns only.
+	Header func(name string) string
 }
 
 // A Router turns a query into a choice of instances. It may wait for a view that is on its way,
@@ -31,12 +34,31 @@ type Router interface {
 type Choice interface {
 	// Strategy is the one in use, in its canonical spelling.
 	Strategy() string
+	// Terms say how the call is made; they are those of the moment of Route.
+	Terms() *Terms
 	// Next picks an instance, never one that this Choice gave before; false when there is none
 	// left. It does not block.
 	Next() (Target, bool)
 	// Clusters is asked for, once, where Strategy is broadcast, which then uses these choices,
 	// local first, and never Next.
 	Clusters() []ClusterChoice
+}
+
+// Terms are what the policy in force says of how a call is made. They are shared and not changed.
+type Terms struct {
+	// Rule is one line that says which rule decided, for headers, logs and traces.
+	Rule string
+	// Attempts, the first included, are at least 1.
+	Attempts int
+	// Idempotent are HTTP methods that may be repeated beside GET, HEAD and OPTIONS.
+	Idempotent []string
+	// MinSuccess is how many targets of a broadcast must succeed; 0 means all.
+	MinSuccess int
+	// TargetTimeout bounds the part of each target of a broadcast, beside the call's own deadline,
+	// which alone does where this is 0.
+	TargetTimeout time.Duration
+	// MaxParallel, at least 1, bounds how many targets of a broadcast are called at the same time.
+	MaxParallel int
 }
 
 // ClusterChoice is one cluster's part in a broadcast. Choice is not used where Unreachable.
@@ -54,8 +76,9 @@ type Target struct {
 	Local bool
 	App   app.Endpoint
 	Dial  string
-	// Tier counts from 0, the best.
-	Tier int
+	// Tier counts from 0, the best; TierName is its name for people.
+	Tier     int
+	TierName string
 	// Done, where not nil, is called exactly once, when nothing more will come from or go to the
 	// instance for this call; latency is the time until its answer began.
 	Done func(o Outcome, latency time.Duration)

@@ -5,7 +5,8 @@
 // It does not decide what the lists mean; the view does. A lost connection changes nothing that
 // was learnt.
 //
-// Goroutines: Run owns one that reports and one that saves, beside its own that reads.
+// Goroutines: Run owns one that reports, one that saves and one for Deps.Consult, beside its own
+// that reads.
 package uplink
 
 import (
@@ -42,6 +43,8 @@ const (
 	leaveWithin = time.Second
 	// maxMessage bounds one feed message: a snapshot's part or one transaction's changes.
 	maxMessage = 16 << 20
+	// maxRefused is how many policies that are not understood a report names.
+	maxRefused = 20
 )
 
 // Config is what an uplink is told.
@@ -67,6 +70,9 @@ type Deps struct {
 	Log      *slog.Logger
 	Metrics  prometheus.Registerer
 	Listener Listener
+	// Consult, where not nil, is given the connection of each session once the feed is up, and
+	// answers over it what the synchronizer asks until ctx is done. An error ends the session.
+	Consult func(ctx context.Context, client feedv1.FeedClient) error
 }
 
 // Uplink is an agent's connection to its federation.
@@ -74,6 +80,7 @@ type Uplink struct {
 	cfg      Config
 	log      *slog.Logger
 	listener Listener
+	consult  func(context.Context, feedv1.FeedClient) error
 	metrics  *metrics
 	registry prometheus.Registerer
 
@@ -82,6 +89,7 @@ type Uplink struct {
 	mirror     atomic.Pointer[mirror.Mirror]
 
 	dirty     chan struct{} // holds a token while there is something to save
+	decreed   chan struct{} // holds a token while policies changed that no report told of
 	connected atomic.Bool
 	trouble   atomic.Pointer[error]
 	saves     uint64 // of the view over all its lives; load's, then the saver's
@@ -90,8 +98,9 @@ type Uplink struct {
 // New returns an uplink; it starts nothing.
 func New(cfg Config, deps Deps) *Uplink {
 	u := &Uplink{
-		cfg: cfg, log: deps.Log, listener: deps.Listener, registry: deps.Metrics,
-		dirty: make(chan struct{}, 1),
+		cfg: cfg, log: deps.Log, listener: deps.Listener, consult: deps.Consult, registry: deps.Metrics,
+		dirty:   make(chan struct{}, 1),
+		decreed: make(chan struct{}, 1),
 	}
 	u.metrics = newMetrics(deps.Metrics, &u.connected)
 	return u
@@ -219,6 +228,16 @@ func (u *Uplink) session(ctx context.Context, address string) error {
 			return gctx.Err()
 		}
 	})
+	if u.consult != nil {
+		g.Go(func() error {
+			select {
+			case <-joined:
+				return u.consult(gctx, client)
+			case <-gctx.Done():
+				return gctx.Err()
+			}
+		})
+	}
 	return g.Wait()
 }
 
@@ -302,11 +321,17 @@ func (u *Uplink) tell(ch mirror.Changes) {
 	case u.dirty <- struct{}{}:
 	default: // a save is due already
 	}
+	if ch.Policies {
+		select {
+		case u.decreed <- struct{}{}:
+		default: // a report is due already
+		}
+	}
 }
 
-// report says what the agent is and how far it has come, until the session or the agent's life
-// is over. Only in the second case it says goodbye, so that its record goes with it: a lost
-// connection takes nothing back.
+// report says what the agent is and how far it has come: now, every few seconds, and as soon as it
+// has applied other policies, until the session or the agent's life is over. Only in the second
+// case it says goodbye, so that its record goes with it: a lost connection takes nothing back.
 func (u *Uplink) report(session, life context.Context, client feedv1.FeedClient) error {
 	sctx, cancel := context.WithCancel(context.WithoutCancel(session))
 	defer cancel()
@@ -325,13 +350,20 @@ func (u *Uplink) report(session, life context.Context, client feedv1.FeedClient)
 	tick := time.NewTicker(reportEvery)
 	defer tick.Stop()
 	for {
-		if err := stream.Send(u.reportNow(false)); err != nil {
+		now, err := u.reportNow(false)
+		if err != nil {
+			cancel()
+			<-ended
+			return err
+		}
+		if err := stream.Send(now); err != nil {
 			return fmt.Errorf("report: %w", <-ended)
 		}
 		select {
 		case err := <-ended:
 			return fmt.Errorf("report: %w", err)
 		case <-tick.C:
+		case <-u.decreed:
 		case <-session.Done():
 			if life.Err() != nil {
 				u.leave(stream, ended)
@@ -344,19 +376,36 @@ func (u *Uplink) report(session, life context.Context, client feedv1.FeedClient)
 	}
 }
 
-func (u *Uplink) reportNow(leaving bool) *feedv1.ReportRequest {
+func (u *Uplink) reportNow(leaving bool) (*feedv1.ReportRequest, error) {
 	m := u.mirror.Load() // there is one: the agent reports only once it has joined
 	r := &feedv1.ReportRequest{Agent: u.cfg.Agent, Leaving: leaving, Federation: *u.federation.Load(), Epochs: map[string]uint64{}}
 	r.StoreId, r.Revision = m.Position()
 	for _, c := range m.Clusters(time.Now()) {
 		r.Epochs[c.Name] = c.Epoch
 	}
-	return r
+	p := m.Policies()
+	r.PolicyRevision, r.PoliciesRefused = p.Set.Revision(), told(p.Refused)
+	if !p.Behind {
+		return r, nil
+	}
+	var err error
+	if r.Policies, err = m.PolicyEntries(); err != nil {
+		return nil, fmt.Errorf("report policies: %w", err)
+	}
+	return r, nil
+}
+
+// told cuts a long list to what somebody may read.
+func told(refused []string) []string {
+	if len(refused) <= maxRefused {
+		return refused
+	}
+	return append(slices.Clone(refused[:maxRefused]), fmt.Sprintf("and %d more", len(refused)-maxRefused))
 }
 
 // leave takes the record back. The stream's context ends it where nobody answers.
 func (u *Uplink) leave(stream grpc.ClientStreamingClient[feedv1.ReportRequest, feedv1.ReportResponse], ended <-chan error) {
-	if err := stream.Send(u.reportNow(true)); err == nil {
+	if now, err := u.reportNow(true); err == nil && stream.Send(now) == nil {
 		_ = stream.CloseSend() // the answer tells whether it arrived
 	}
 	<-ended

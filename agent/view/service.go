@@ -2,103 +2,130 @@ package view
 
 import (
 	"fmt"
-	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/farcall/farcall/agent/pick"
 	"github.com/farcall/farcall/internal/catalog"
+	"github.com/farcall/farcall/internal/policy"
 	"github.com/farcall/farcall/internal/reach"
 	"github.com/farcall/farcall/strategy"
 )
 
 // Service is what is known of one service at one moment. It is immutable, but for the plans
-// that it makes when they are first asked for.
+// that it makes when they are first asked for, and anew when they are due.
 type Service struct {
-	name          catalog.Name
-	known         bool                 // some cluster lists it
-	candidates    []strategy.Candidate // in identity order
-	loads         []*pick.Load         // what was measured of each of them
-	index         *reach.Index         // by which they are reached
-	clusters      map[string]strategy.ClusterInfo
-	clustersKnown bool
-	caller        strategy.Caller
+	facts
 
-	plain [6]atomic.Pointer[Plan] // plans without a pin, by planIndex
-	mu    sync.Mutex              // guards pinned, and the making of plans
+	// plain are plans without a pin, by planIndex, and before what the plan before each of them
+	// remembered.
+	plain  [planKinds]atomic.Pointer[Plan]
+	before [planKinds]strategy.State
+	mu     sync.Mutex // guards pinned, and the making of plans
 	// pinned are plans of calls that name a cluster; there are no more than clusters times
 	// strategies, because an unknown cluster makes no plan.
 	pinned map[pinKey]*Plan
 }
 
+// facts are what plans are made of.
+type facts struct {
+	name          catalog.Name
+	known         bool                 // some cluster lists it
+	candidates    []strategy.Candidate // in identity order
+	loads         []*pick.Load         // what was measured of each of them
+	ejected       int                  // how many of them are
+	index         *reach.Index         // by which they are reached
+	clusters      map[string]strategy.ClusterInfo
+	clustersKnown bool
+	caller        strategy.Caller
+	set           *policy.Set   // all policies
+	annotation    strategy.Kind // what the own cluster's registries say
+	policy        *policy.Effective
+	policiesKnown bool
+	cordons       []strategy.Cordon
+	advancing     bool
+	book          *Book // which is told when a plan is due; nil for nobody
+}
+
 type pinKey struct {
-	kind      strategy.Kind
-	inherited bool
-	cluster   string
-}
-
-// Plan is a decision and what picks from it.
-type Plan struct {
-	Decision strategy.Decision
-	// Picker is nil where the decision says that nobody can be picked, and for a broadcast.
-	Picker *pick.Picker
-	// Clusters are the targets of a broadcast, local first; nil otherwise.
-	Clusters []ClusterPlan
-}
-
-// ClusterPlan is one cluster's part in a broadcast.
-type ClusterPlan struct {
-	Cluster string
-	// Unreachable clusters are not dialled but reported as failed; they have no Picker.
-	Unreachable bool
-	Picker      *pick.Picker
+	override strategy.Kind
+	cluster  string
 }
 
 // Candidates returns every known instance and how it is reached, in identity order. Not to be
 // changed.
 func (s *Service) Candidates() []strategy.Candidate { return s.candidates }
 
-// planIndex numbers the strategies for Service.plain.
-func planIndex(k strategy.Kind) int {
-	switch k {
-	case strategy.LocalFirst:
+// Policy is what is in force for calls of the service from here, whoever stated it. Not to be
+// changed.
+func (s *Service) Policy() *policy.Effective { return s.policy }
+
+// PoliciesKnown reports whether the policies were read once. Until then calls stay local.
+func (s *Service) PoliciesKnown() bool { return s.policiesKnown }
+
+// Known reports whether some cluster lists the service, be it without any instance.
+func (s *Service) Known() bool { return s.known }
+
+// planKinds is how many plans without a pin there are.
+const planKinds = 7
+
+// planIndex numbers them: 0 is for calls that name no strategy; below 0 there is none.
+func planIndex(override strategy.Kind) int {
+	switch override {
+	case "":
 		return 0
-	case strategy.ExternalFirst:
+	case strategy.LocalFirst:
 		return 1
-	case strategy.LocalOnly:
+	case strategy.ExternalFirst:
 		return 2
-	case strategy.ExternalOnly:
+	case strategy.LocalOnly:
 		return 3
-	case strategy.Broadcast:
+	case strategy.ExternalOnly:
 		return 4
-	default:
+	case strategy.Broadcast:
 		return 5
+	case strategy.Any:
+		return 6
+	default:
+		return -1
 	}
 }
 
-// Plan returns the plan for a strategy. pin, where not empty, limits it to one cluster;
-// inherited says that the strategy was not named by the call itself. The error is a
-// *strategy.InputError.
-func (s *Service) Plan(kind strategy.Kind, inherited bool, pin string) (*Plan, error) {
-	if kind == "" {
-		kind = strategy.Default
+var overrides = [planKinds]strategy.Kind{
+	"", strategy.LocalFirst, strategy.ExternalFirst, strategy.LocalOnly, strategy.ExternalOnly, strategy.Broadcast, strategy.Any,
+}
+
+// Plan returns the plan for a call. override is the strategy that the call itself names, empty
+// for the one in force; pin, where not empty, limits it to one cluster. Whether overrides are
+// denied is for the caller to look at. The error is a *strategy.InputError.
+func (s *Service) Plan(override strategy.Kind, pin string) (*Plan, error) {
+	at := planIndex(override)
+	switch {
+	case pin != "":
+		return s.planPinned(pinKey{override, pin})
+	case at < 0:
+		return s.plan(override, "", strategy.State{})
 	}
-	if pin != "" {
-		return s.planPinned(pinKey{kind, inherited, pin})
-	}
-	at := &s.plain[planIndex(kind)]
-	if p := at.Load(); p != nil {
+	if p := s.plain[at].Load(); p != nil {
 		return p, nil
 	}
 	// The calls that come right after a change wait for one plan, and do not make one each.
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if p := at.Load(); p != nil {
+	if p := s.plain[at].Load(); p != nil {
 		return p, nil
 	}
-	p, err := s.plan(kind, inherited, "")
+	return s.planPlain(at, s.before[at])
+}
+
+// planPlain makes a plan without a pin and keeps it.
+func (s *Service) planPlain(at int, previous strategy.State) (*Plan, error) {
+	p, err := s.plan(overrides[at], "", previous)
 	if err == nil {
-		at.Store(p)
+		s.plain[at].Store(p)
+		s.announce(p)
 	}
 	return p, err
 }
@@ -109,7 +136,7 @@ func (s *Service) planPinned(key pinKey) (*Plan, error) {
 	if p := s.pinned[key]; p != nil {
 		return p, nil
 	}
-	p, err := s.plan(key.kind, key.inherited, key.cluster)
+	p, err := s.plan(key.override, key.cluster, strategy.State{})
 	if err != nil {
 		return nil, err
 	}
@@ -118,107 +145,79 @@ func (s *Service) planPinned(key pinKey) (*Plan, error) {
 			s.pinned = map[pinKey]*Plan{}
 		}
 		s.pinned[key] = p
+		s.announce(p)
 	}
 	return p, nil
 }
 
-func (s *Service) plan(kind strategy.Kind, inherited bool, pin string) (*Plan, error) {
-	d, err := strategy.Decide(strategy.Input{
-		Service: s.name, Caller: s.caller, Strategy: kind, Inherited: inherited, Pin: pin,
-		Instances: s.candidates, Known: s.known, Clusters: s.clusters, ClustersKnown: s.clustersKnown,
-	})
-	if err != nil {
-		return nil, err
-	}
-	p := &Plan{Decision: d}
-	if d.Strategy == strategy.Broadcast {
-		s.planBroadcast(p)
-		return p, nil
-	}
-	var groups []pick.Group
-	for at := range d.Tiers {
-		groups = s.groups(groups, at, &d.Tiers[at])
-	}
-	p.Picker = pick.New(pick.Default, groups)
-	return p, nil
-}
-
-func (s *Service) planBroadcast(p *Plan) {
-	for at := range p.Decision.Tiers {
-		t := &p.Decision.Tiers[at]
-		c := ClusterPlan{Cluster: t.Name, Unreachable: t.Failure != ""}
-		if len(t.Clusters) == 1 {
-			c.Cluster = t.Clusters[0]
-		}
-		if !c.Unreachable {
-			c.Picker = pick.New(pick.Default, s.groups(nil, at, t))
-		}
-		p.Clusters = append(p.Clusters, c)
-	}
-}
-
-// groups adds a tier's groups of candidates for a picker.
-func (s *Service) groups(to []pick.Group, tier int, t *strategy.Tier) []pick.Group {
-	for _, g := range t.Groups {
-		group := pick.Group{Tier: tier, Candidates: make([]pick.Candidate, 0, len(g))}
-		at := 0
-		for _, c := range g {
-			at = s.find(c.Instance, at)
-			group.Candidates = append(group.Candidates, pick.Candidate{
-				Instance: c.Instance, Dial: c.Dial, Local: c.Dial == "", Load: s.loads[at],
-			})
-		}
-		to = append(to, group)
-	}
-	return to
-}
-
-// find gives the place of an instance among the candidates, looking from a place on and round
-// once: in identity order all are found in one round.
-func (s *Service) find(i *catalog.Instance, from int) int {
-	for range s.candidates {
-		if s.candidates[from].Instance == i {
-			break
-		}
-		from = (from + 1) % len(s.candidates)
-	}
-	return from
-}
-
-// measure notes what was measured unreachable: a cluster none of whose relays answers, or else
-// the instances whose relay does not.
-func (s *Service) measure(down map[string]struct{}) {
-	if len(down) == 0 {
+// announce counts a plan and has it made anew when it is due.
+func (s *Service) announce(p *Plan) {
+	if s.book == nil {
 		return
 	}
-	isDown := func(c *strategy.Candidate) bool {
-		_, ok := down[c.Dial]
-		return ok && c.Dial != ""
-	}
-	up, lost := map[string]bool{}, map[string]bool{}
-	for at := range s.candidates {
-		c := &s.candidates[at]
-		switch {
-		case isDown(c):
-			lost[c.Instance.Cluster] = true
-		case c.Undialable == "" && c.Instance.Health.Serving() && c.Instance.Weight > 0:
-			up[c.Instance.Cluster] = true
+	s.book.metrics.planned(p)
+	s.book.agenda.plan(s.name, p.due)
+}
+
+// eager says that plans change with time or remember it, so that they are made anew at every
+// change and not only when a call asks.
+func (f *facts) eager() bool {
+	return f.policy.Failback.Hold > 0 || f.policy.Failback.Ramp > 0 || f.policy.WarmUp > 0
+}
+
+// takeOver goes on where old stops: with what its plans remember, and, where that matters, with
+// the plans that it had.
+func (s *Service) takeOver(old *Service) {
+	if s.policy == old.policy || sameTiers(&s.policy.Policy, &old.policy.Policy) {
+		for at := range old.plain {
+			s.before[at] = old.before[at]
+			if p := old.plain[at].Load(); p != nil {
+				s.before[at] = p.state
+			}
 		}
 	}
-	for name := range lost {
-		if up[name] {
-			continue
-		}
-		info := s.clusters[name]
-		info.Unreachable = true
-		s.clusters = maps.Clone(s.clusters) // the Book's own is shared by all services
-		s.clusters[name] = info
+	if !s.eager() {
+		return
 	}
-	for at := range s.candidates {
-		c := &s.candidates[at]
-		c.Ejected = isDown(c) && up[c.Instance.Cluster]
+	for at := range old.plain {
+		if old.plain[at].Load() != nil {
+			_, _ = s.planPlain(at, s.before[at]) // an error is for those who ask for the plan
+		}
 	}
 }
+
+// sameTiers reports whether two policies make the same tiers and hold them back alike, so that
+// what was remembered under one of them means something under the other.
+func sameTiers(a, b *strategy.Policy) bool {
+	return a.Strategy == b.Strategy && a.Failover == b.Failover && a.Failback == b.Failback &&
+		slices.EqualFunc(a.ExternalOrder, b.ExternalOrder, slices.Equal)
+}
+
+// renew makes the plans anew that are due, and forgets those with a pin, which are made again when
+// a call asks.
+func (s *Service) renew(now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for at := range s.plain {
+		p := s.plain[at].Load()
+		switch {
+		case p == nil:
+		case !p.isDue(now):
+			s.announceAgain(p)
+		default:
+			_, _ = s.planPlain(at, p.state) // an error is for those who ask for the plan
+		}
+	}
+	for key, p := range s.pinned {
+		if p.isDue(now) {
+			delete(s.pinned, key)
+		} else {
+			s.announceAgain(p)
+		}
+	}
+}
+
+func (s *Service) announceAgain(p *Plan) { s.book.agenda.plan(s.name, p.due) }
 
 // String names the service and counts its instances, for logs.
 func (s *Service) String() string { return fmt.Sprintf("%s (%d instances)", s.name, len(s.candidates)) }

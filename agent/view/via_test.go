@@ -90,7 +90,7 @@ func TestViaAgentsTheNodesApplicationsAreOwn(t *testing.T) {
 		if len(own) != 1 || own[0].Instance != "cart-n1-80" {
 			t.Errorf("own are %v", own)
 		}
-		p, err := r.b.Service(cart).Plan(strategy.LocalOnly, true, "")
+		p, err := r.b.Service(cart).Plan(strategy.LocalOnly, "")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -114,7 +114,7 @@ func TestViaAgentsTheOwnRegistriesDoNotKnowAllNames(t *testing.T) {
 	r.b.Links(links("file@n1"))
 	r.feed(r.via("agents"), r.entry(keys.Key{Kind: keys.Meta, Cluster: "west"}, &storev1.ClusterMeta{Cluster: "west"}), r.synced("west"))
 	unknown := func() string {
-		p, err := r.b.Service(catalog.Name{Namespace: "default", Service: "nobody"}).Plan(strategy.LocalFirst, true, "")
+		p, err := r.b.Service(catalog.Name{Namespace: "default", Service: "nobody"}).Plan(strategy.LocalFirst, "")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -183,9 +183,9 @@ func TestServicesAreMadeFromTheOnesBefore(t *testing.T) {
 		{"others", func() { own("a@n3", "c@n2", "x@n2", "y@n3") }},
 		{"another agent", func() { r.change(r.agent("east", "n9", "10.0.0.9:1")) }},
 		{"an agent moves", func() { r.change(r.agent("east", "n3", "10.0.0.33:1")) }},
-		{"one is down", func() { r.b.Reachable(map[string]struct{}{"10.0.0.2:1": {}}) }},
+		{"one is down", func() { r.b.Reachable(map[string]struct{}{"10.0.0.2:1": {}}, nil, nil) }},
 		{"one more while one is down", func() { own("a@n3", "b@n2", "c@n2", "x@n2", "y@n3") }},
-		{"it is up again", func() { r.b.Reachable(nil) }},
+		{"it is up again", func() { r.b.Reachable(nil, nil, nil) }},
 		{"and as it was", func() { own("a@n1", "b@n2", "d@n3", "e@n9") }},
 		{"nothing happened", func() { r.b.Changed(mirror.Changes{Services: map[catalog.Name]struct{}{cart: {}}}) }},
 		{"nobody any more", func() { own() }},
@@ -222,7 +222,7 @@ func TestOnePlanForAll(t *testing.T) {
 	var wg sync.WaitGroup
 	for n := range plans {
 		wg.Go(func() {
-			p, err := s.Plan(strategy.LocalFirst, true, "")
+			p, err := s.Plan(strategy.LocalFirst, "")
 			if err != nil {
 				t.Error(err)
 			}

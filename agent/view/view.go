@@ -1,13 +1,18 @@
 // Package view merges what an agent knows into one immutable Service per name: its own
 // registry's list for its own cluster, the feed's lists for the others, how each instance is
-// reached, and the plans that the strategies make of it.
+// reached and what was measured of it, the policy in force, and the plans that the strategies
+// make of all that.
 //
 // A cluster that is read via its agents has links, such as network segments, that one agent does
 // not hear. There the feed's list of the own cluster is added to what the agent's own registries
 // say: everything but the links that this agent has read completely itself and can read now.
 //
-// It opens no connection and runs no goroutines: others tell it what changed, and a Book redoes
-// only what that touches. Services that nobody asked for are not built.
+// It opens no connection and makes no calls: others tell it what changed, and a Book redoes only
+// what that touches. Services that nobody asked for are not built.
+//
+// Goroutines: Book.Run owns one. It does what is due by time alone: plans that change without
+// anybody's word (a hold or a cordon ends, a ramp goes on), the ejection of instances that fail,
+// and the staleness of clusters.
 package view
 
 import (
@@ -17,9 +22,11 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/farcall/farcall/agent/pick"
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/farcall/farcall/internal/catalog"
 	"github.com/farcall/farcall/internal/mirror"
+	"github.com/farcall/farcall/internal/policy"
 	"github.com/farcall/farcall/internal/reach"
 	"github.com/farcall/farcall/resolvers/intake"
 	"github.com/farcall/farcall/strategy"
@@ -35,29 +42,49 @@ type Config struct {
 	// Ports are those of the node's applications as the agent was told them. They serve where a
 	// registry states only a relay.
 	Ports map[catalog.Name]int
+	// Base is what the agent's own configuration says of calls: it holds where no policy says
+	// otherwise.
+	Base policy.Settings
+}
+
+// Deps are what a Book uses and does not make.
+type Deps struct {
+	Metrics prometheus.Registerer
+	// Connected reports whether the feed is up: only then does a cluster's silence expire it. Nil
+	// is for never.
+	Connected func() bool
 }
 
 // Book is an agent's view of all services. Its methods are safe for concurrent use.
 type Book struct {
-	cfg Config
+	cfg       Config
+	connected func() bool
+	metrics   *metrics
+	agenda    agenda
+	watchers  watchers
 	// services is replaced, never changed, when a name is asked for the first time; a slot's
 	// Service is replaced when something it was made of changed.
 	services atomic.Pointer[map[catalog.Name]*slot]
 	own      atomic.Pointer[map[catalog.Name][]*catalog.Instance]
 
 	// mu guards all below, and the making of Services.
-	mu       sync.Mutex
-	mirror   *mirror.Mirror
-	local    map[catalog.Name]intake.List // what the own registries say
-	complete bool                         // the own registries were all read
-	unread   map[string]bool              // own registries that were not read yet; nil before any word of them
-	via      bool                         // the own cluster is read via its agents
-	links    map[string]struct{}          // in such a cluster, what this agent has read completely and can read now; immutable
-	index    *reach.Index
-	clusters map[string]strategy.ClusterInfo // immutable
-	known    bool                            // clusters is the whole federation
-	stranger bool                            // of the federation that is known, the own cluster is no part
-	down     map[string]struct{}             // relay addresses measured unreachable; immutable
+	mu          sync.Mutex
+	mirror      *mirror.Mirror
+	local       map[catalog.Name]intake.List // what the own registries say
+	complete    bool                         // the own registries were all read
+	unread      map[string]bool              // own registries that were not read yet; nil before any word of them
+	annotations map[catalog.Name]strategy.Kind
+	via         bool                // the own cluster is read via its agents
+	links       map[string]struct{} // in such a cluster, what this agent has read completely and can read now; immutable
+	index       *reach.Index
+	relays      map[string][]string             // addresses of the other clusters' agents, a few of each
+	clusters    map[string]strategy.ClusterInfo // immutable
+	known       bool                            // clusters is the whole federation
+	stranger    bool                            // of the federation that is known, the own cluster is no part
+	policies    mirror.Policies
+	stale       map[string]time.Time // clusters that are stale, and since when nobody confirmed them
+	advancing   bool                 // the feed is up and brings news of some cluster
+	measured    measured
 }
 
 // viaAgents is the word in a cluster's meta for one that is read via its agents.
@@ -65,12 +92,17 @@ const viaAgents = "agents"
 
 type slot struct{ service atomic.Pointer[Service] }
 
-// New returns an empty Book.
-func New(cfg Config) *Book {
-	b := &Book{cfg: cfg, local: map[catalog.Name]intake.List{}, index: reach.NewIndex(nil)}
+// New returns an empty Book; it starts nothing.
+func New(cfg Config, deps Deps) *Book {
+	b := &Book{cfg: cfg, connected: deps.Connected, local: map[catalog.Name]intake.List{}, index: reach.NewIndex(nil)}
+	if b.connected == nil {
+		b.connected = func() bool { return false }
+	}
+	b.agenda.init()
 	b.services.Store(&map[catalog.Name]*slot{})
 	b.own.Store(&map[catalog.Name][]*catalog.Instance{})
 	b.learnClusters()
+	b.metrics = newMetrics(deps.Metrics, b)
 	return b
 }
 
@@ -97,6 +129,29 @@ func (b *Book) Service(n catalog.Name) *Service {
 	return made
 }
 
+// Names gives all services that the own registries or the feed know, in order.
+func (b *Book) Names() []catalog.Name {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	names := slices.Collect(maps.Keys(b.local))
+	if b.mirror != nil {
+		names = append(names, b.mirror.Names("")...)
+	}
+	slices.SortFunc(names, catalog.Name.Compare)
+	return slices.Compact(names)
+}
+
+// Clusters gives what the feed says of every cluster at a time; nil before there was a feed.
+func (b *Book) Clusters(now time.Time) []mirror.Cluster {
+	b.mu.Lock()
+	m := b.mirror
+	b.mu.Unlock()
+	if m == nil {
+		return nil
+	}
+	return m.Clusters(now)
+}
+
 // Local takes what the agent's own registries say.
 func (b *Book) Local(ch intake.Change) {
 	b.mu.Lock()
@@ -108,6 +163,7 @@ func (b *Book) Local(ch intake.Change) {
 			b.local[n] = l
 		}
 	}
+	annotated := b.annotate(ch.Registries)
 	unread := map[string]bool{}
 	for _, r := range ch.Registries {
 		if !r.Complete {
@@ -126,6 +182,11 @@ func (b *Book) Local(ch intake.Change) {
 	}
 	for n := range ch.Services {
 		b.remake(n)
+	}
+	for _, n := range annotated {
+		if _, done := ch.Services[n]; !done {
+			b.remake(n)
+		}
 	}
 }
 
@@ -162,9 +223,13 @@ func (b *Book) Changed(ch mirror.Changes) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	_, revision := b.mirror.Position()
-	if first := !b.known && revision > 0; ch.Clusters || ch.Agents || first {
+	first := !b.known && revision > 0
+	if ch.Policies || first {
+		b.policies = b.mirror.Policies()
+	}
+	if ch.Clusters || ch.Agents || first {
 		b.known = b.known || revision > 0
-		b.index = reach.NewIndex(b.mirror.Agents())
+		b.learnAgents()
 		b.learnClusters()
 		b.findAllOwn()
 		b.remakeAll()
@@ -176,15 +241,9 @@ func (b *Book) Changed(ch mirror.Changes) {
 	for n := range ch.Services {
 		b.remake(n)
 	}
-}
-
-// Reachable takes which relay addresses were measured unreachable. The map must not be changed
-// afterwards.
-func (b *Book) Reachable(down map[string]struct{}) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.down = down
-	b.remakeAll()
+	if ch.Policies {
+		b.obey()
+	}
 }
 
 // Stranger reports whether the federation has no cluster of the agent's name.
@@ -194,13 +253,27 @@ func (b *Book) Stranger() bool {
 	return b.stranger
 }
 
+// learnAgents reads the agents' addresses. Caller holds mu.
+func (b *Book) learnAgents() {
+	agents := b.mirror.Agents()
+	b.index = reach.NewIndex(agents)
+	b.relays = b.relaysOf(agents)
+}
+
 // learnClusters reads the federation's members. Caller holds mu.
 func (b *Book) learnClusters() {
 	clusters := map[string]strategy.ClusterInfo{}
 	b.via = false
 	if b.mirror != nil {
 		for _, c := range b.mirror.Clusters(time.Time{}) {
-			clusters[c.Name] = strategy.ClusterInfo{State: c.State, Locality: c.Locality}
+			info := strategy.ClusterInfo{
+				State: c.State, Locality: c.Locality, Labels: c.Meta.GetLabels(),
+				Distance: b.measured.distance[c.Name],
+			}
+			if since, ok := b.stale[c.Name]; ok {
+				info.State, info.StaleSince = catalog.StateStale, since
+			}
+			clusters[c.Name] = info
 			if c.Name == b.cfg.Self.Cluster {
 				b.via = c.Meta.GetVia() == viaAgents
 			}
@@ -209,119 +282,11 @@ func (b *Book) learnClusters() {
 	self, member := clusters[b.cfg.Self.Cluster]
 	b.stranger = b.known && !member
 	if b.selfSufficient() {
-		self.State = catalog.StateSynced
+		self.State, self.StaleSince = catalog.StateSynced, time.Time{}
 	}
 	if self.Locality == (catalog.Locality{}) {
 		self.Locality = catalog.Locality{Region: b.cfg.Locality.Region}
 	}
 	clusters[b.cfg.Self.Cluster] = self
 	b.clusters = clusters
-}
-
-// remakeAll makes every Service anew that was asked for. Caller holds mu.
-func (b *Book) remakeAll() {
-	for n := range *b.services.Load() {
-		b.remake(n)
-	}
-}
-
-// remake makes one Service anew if somebody asked for it. Caller holds mu.
-func (b *Book) remake(n catalog.Name) {
-	if s := (*b.services.Load())[n]; s != nil {
-		s.service.Store(b.make(n, s.service.Load()))
-	}
-}
-
-// make builds a Service; old, which may be nil, hands on what was measured of its instances.
-// Caller holds mu.
-func (b *Book) make(n catalog.Name, old *Service) *Service {
-	if old == nil {
-		old = &Service{}
-	}
-	s := &Service{
-		name:          n,
-		clusters:      b.clusters,
-		clustersKnown: b.known,
-		caller:        strategy.Caller{Cluster: b.cfg.Self.Cluster, Node: b.cfg.Self.Node, Locality: b.cfg.Locality},
-	}
-	var lists [][]*catalog.Instance
-	for _, name := range slices.Sorted(maps.Keys(b.clusters)) {
-		var list []*catalog.Instance
-		var known bool
-		if name == b.cfg.Self.Cluster {
-			list, known = b.localList(n)
-		} else {
-			list, known = b.mirror.Instances(name, n)
-		}
-		s.known = s.known || known
-		lists = append(lists, list)
-	}
-	b.fill(s, lists, old)
-	s.measure(b.down)
-	return s
-}
-
-// fill puts the instances of the lists into s. What old found out of an instance holds as long
-// as the instance and the agents are the same: a change costs little more than a look at each of
-// the others. The lists, one after the other, are in identity order. Caller holds mu.
-func (b *Book) fill(s *Service, lists [][]*catalog.Instance, old *Service) {
-	total := 0
-	for _, l := range lists {
-		total += len(l)
-	}
-	s.index = b.index
-	s.candidates = make([]strategy.Candidate, 0, total)
-	s.loads = make([]*pick.Load, 0, total)
-	was := walk{of: old}
-	for _, l := range lists {
-		for _, i := range l {
-			c, load := was.to(i)
-			if c.Instance == nil || old.index != b.index {
-				c = b.candidate(i)
-			}
-			if load == nil {
-				load = &pick.Load{}
-			}
-			c.Ejected = false // measure says so anew
-			s.candidates = append(s.candidates, c)
-			s.loads = append(s.loads, load)
-		}
-	}
-}
-
-// walk finds the instances of a Service, which must be asked for in identity order.
-type walk struct {
-	of *Service
-	at int // all before it were passed
-}
-
-// to gives the Service's candidate for this very instance, and what was measured of the identity,
-// be it in another record; the zero values where it has none.
-func (w *walk) to(i *catalog.Instance) (strategy.Candidate, *pick.Load) {
-	list := w.of.candidates
-	for ; w.at < len(list); w.at++ {
-		c := list[w.at]
-		// Most are the same, which the pointer tells without a look at the name.
-		if c.Instance == i {
-			w.at++
-			return c, w.of.loads[w.at-1]
-		}
-		switch order := c.Instance.ID.Compare(i.ID); {
-		case order == 0:
-			return strategy.Candidate{}, w.of.loads[w.at]
-		case order > 0:
-			return strategy.Candidate{}, nil
-		}
-	}
-	return strategy.Candidate{}, nil
-}
-
-func (b *Book) candidate(i *catalog.Instance) strategy.Candidate {
-	c := strategy.Candidate{Instance: i}
-	p := b.index.Path(b.cfg.Self, i)
-	c.Dial, c.Undialable = p.Address, p.Nobody
-	if p.Local && b.Port(i) == 0 {
-		c.Undialable = "neither its registry nor this agent's apps state the application's port"
-	}
-	return c
 }

@@ -49,6 +49,8 @@ west: dns cannot be read since 1h00m: dns: 10.0.0.1:53: refused; what it lists i
 west: file-2 cannot be read since 1h00m: file: no services key; its last list, an empty one, stays
 edge: mdns@10.8.0.0/24 (reported by node-3) has said nothing for 1h00m: either it does not answer, or the cluster's owner is gone; its last list of 1 instance stays
 edge: consul is being read for the first time since 2h00m; what it lists is unknown
+west: cordoned by ann since 1h00m, ends in 5d00h: new switches
+west: service shop/billing is cordoned
 `},
 		{
 			args: "get services",
@@ -81,28 +83,54 @@ east     node-1  10.0.0.1:50002  yes        42        eu        v0.1.0   default
 west     node-2  10.1.0.1:50002  no         -         -         -        -
 `},
 		{
+			args: "get policies",
+			stdout: `
+TARGET                FROM       STRATEGY        SETTINGS                                                                     REVISION  SINCE  AUTHOR  WARNINGS
+cluster east          -          -               failover: {threshold: 80, minAvailable: 1, mode: spill}, weights: {west: 2}  3         2h00m  -       -
+namespace shop        east,west  local-only      override: deny, retry: {attempts: 2, idempotent: [PUT]}, staleTTL: 1h        4         -      bob     -
+service default/cart  -          external-first  externalOrder: [[wset], ["*"]]                                               7         <1s    ann?    externalOrder[0][0]: nobody has heard of a cluster "wset"
+service shop/new      -          astral-first    holds what this farcall does not know                                        9         -      -       -
+`,
+			stderr: "applied by 2 of 3 agents\nrefused by east/node-2: policy service shop/new: unknown strategy\n"},
+		{
+			args: "get cordons",
+			stdout: `
+CLUSTER  SERVICE       SINCE  ENDS-IN  REVISION  AUTHOR  REASON
+east     -             -      over     2         -       -
+west     -             1h00m  5d00h    5         ann     new switches
+west     shop/billing  -      -        8         -       -
+`},
+		{
 			args:   "get services --cluster empty",
 			stdout: "\nNAMESPACE  SERVICE  HEALTHY  CLUSTERS\n",
 			stderr: "no services\n"},
 		{
 			args: "explain cart --from east",
 			stdout: `
-default/cart from east: local-first (default), computed by agent east/node-1
+default/cart from east: local-first (policy service default/cart), computed by agent east/node-1, from its own view
+policy service default/cart: local-first: local has 2 of 3 available, below the threshold of 80 %
+recover-all: nobody is available, and those that are not well are used all the same
 
-TIER  NAME   SHARE  AVAILABLE
-0     local  62.5%  2/3
-1     *      37.5%  1/1
+TIER  NAME   SHARE  AVAILABLE  WHY
+0     local  62.5%  2/3        66 % of 80 %
+1     *      37.5%  1/1        the? rest
 
-PICKED  TIER  CLUSTER  STATE   AGE    ID           HEALTH     DIAL            WHY NOT
-yes     0     east     SYNCED  <1s    cart-1       HEALTHY    10.0.0.1:50002  -
-no      -     west     STALE   1m30s  cart 2?[31m  UNHEALTHY  -               UNHEALTHY: its registry says so
+PICKED  TIER  CLUSTER  STATE   AGE    ID           REGISTRY  HEALTH     WEIGHT  DIAL            WHY NOT
+62.5%   0     east     SYNCED  <1s    cart-1       consul    HEALTHY    1.5     10.0.0.1:50002  -
+no      -     west     STALE   1m30s  cart 2?[31m  file      UNHEALTHY  50      -               UNHEALTHY: its registry says so
+
+SETTING   VALUE            SOURCE
+strategy  local-first      policy service default/cart
+failover  {threshold: 80}  policy cluster east
+
+note: it does not understand policy namespace shop
 `,
 			stderr: "note: west is STALE, last confirmed 12s ago\nnote: edge was never synced: what it has is unknown\n"},
 		{
 			args: "explain lonely --from west --namespace shop --strategy local-only",
 			stdout: `
 shop/lonely from west: local-only (request), computed by synchronizer
-nobody would be picked: NO_LOCAL_INSTANCES
+nobody would be picked: NO_LOCAL_INSTANCES: west has no instance of it
 `},
 	} {
 		t.Run(c.args, func(t *testing.T) {
@@ -132,6 +160,9 @@ func TestJSONAndYAMLAreTheAnswer(t *testing.T) {
 		{"get instances", &adminv1.ListInstancesResponse{Instances: instances, Clusters: clusterStates}},
 		{"get agents", agents},
 		{"explain cart --from east", explained},
+		{"get policies", policyList},
+		{"get cordons", cordonList},
+		{"policy preview --delete service/cart", previewed},
 	} {
 		t.Run(c.args, func(t *testing.T) {
 			args := append([]string{"--server", server}, strings.Fields(c.args)...)
@@ -220,7 +251,7 @@ func TestExitCodesOfQuestions(t *testing.T) {
 		{"get instances --cluster loop", exitFailed, []string{"list instances: the synchronizer gives the same page again and again"}},
 		{"explain cart --from east --strategy local-frist", exitRefused, []string{"explain cart: invalid argument: unknown strategy", "did you mean"}},
 
-		{"get", exitUsage, []string{"get what? Want one of clusters, services, instances, agents", "farcall get --help"}},
+		{"get", exitUsage, []string{"get what? Want one of clusters, services, instances, agents, policies, cordons", "farcall get --help"}},
 		{"get instance", exitUsage, []string{`get has no "instance"; did you mean "instances"?`}},
 		{"get pods", exitUsage, []string{`get has no "pods": want one of clusters`}},
 		{"watch", exitUsage, []string{"watch what? Want one of instances"}},
@@ -252,7 +283,10 @@ func TestExitCodesOfQuestions(t *testing.T) {
 
 func TestNobodyAtServer(t *testing.T) {
 	server := fmt.Sprintf("127.0.0.1:%d", testkit.FreePort(t))
-	for _, args := range []string{"get clusters", "get services", "get instances", "get agents", "explain a --from b", "watch instances"} {
+	for _, args := range []string{
+		"get clusters", "get services", "get instances", "get agents", "get policies", "get cordons", "explain a --from b", "watch instances",
+		"policy delete service/cart", "policy preview --delete service/cart", "cordon east", "uncordon east", "check",
+	} {
 		got := farcall(t, "", append([]string{"--server", server}, strings.Fields(args)...)...)
 		got.want(t, exitUnreachable, "nobody answers at "+server, "hint: is a synchronizer running at "+server+"? --server says where to ask")
 	}

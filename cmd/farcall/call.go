@@ -27,6 +27,8 @@ const (
 	headerTimeout  = "farcall-timeout"
 	headerServedBy = "farcall-served-by"
 	headerAttempts = "farcall-attempts"
+	headerTier     = "farcall-tier"
+	headerReason   = "farcall-reason"
 )
 
 const (
@@ -201,17 +203,20 @@ func (c *cli) callError(what string, err error) error {
 	return fmt.Errorf("%s: nobody knows whether it was executed: %w", what, err)
 }
 
-// summary says who served a call, as far as the answer tells.
+// summary says who served a call and why, as far as the answer tells.
 func (c *cli) summary(resp *http.Response) {
 	words := []string{resp.Status}
 	for _, h := range []struct{ name, format string }{
-		{headerServedBy, "served by %s"}, {headerStrategy, "strategy %s"}, {headerAttempts, "attempts %s"},
+		{headerServedBy, "served by %s"}, {headerStrategy, "strategy %s"}, {headerTier, "tier %s"}, {headerAttempts, "attempts %s"},
 	} {
 		if v := resp.Header.Get(h.name); v != "" {
 			words = append(words, fmt.Sprintf(h.format, v))
 		}
 	}
 	fmt.Fprintln(c.stderr, clean(strings.Join(words, ", ")))
+	if v := resp.Header.Get(headerReason); v != "" {
+		fmt.Fprintln(c.stderr, "because:", clean(v))
+	}
 }
 
 // envelope is a call's whole answer, for -o json and yaml. Status, headers and body are spelt as
@@ -220,7 +225,9 @@ type envelope struct {
 	Status     int         `json:"status"`
 	ServedBy   string      `json:"servedBy,omitempty"`
 	Strategy   string      `json:"strategy,omitempty"`
+	Tier       string      `json:"tier,omitempty"`
 	Attempts   string      `json:"attempts,omitempty"`
+	Reason     string      `json:"reason,omitempty"`
 	Headers    http.Header `json:"headers"`
 	Body       string      `json:"body,omitempty"`
 	BodyBase64 []byte      `json:"bodyBase64,omitempty"` // instead of Body where that is no text
@@ -233,7 +240,7 @@ func (c *cli) printEnvelope(resp *http.Response, body io.Reader) error {
 	}
 	a := envelope{
 		Status: resp.StatusCode, ServedBy: resp.Header.Get(headerServedBy), Strategy: resp.Header.Get(headerStrategy),
-		Attempts: resp.Header.Get(headerAttempts), Headers: resp.Header,
+		Tier: resp.Header.Get(headerTier), Attempts: resp.Header.Get(headerAttempts), Reason: resp.Header.Get(headerReason), Headers: resp.Header,
 	}
 	if utf8.Valid(b) {
 		a.Body = string(b)

@@ -74,6 +74,9 @@ func agentFace(last *seen) http.Handler {
 		w.Header().Set("farcall-strategy", "external-first")
 		w.Header().Set("farcall-attempts", "2")
 		switch r.PathValue("method") {
+		case "why":
+			w.Header().Set("farcall-tier", "west")
+			w.Header().Set("farcall-reason", "policy service default/cart: external-first: 2 of 2 available")
 		case "fail":
 			w.WriteHeader(http.StatusNotFound)
 		case "move":
@@ -177,6 +180,24 @@ func TestExitCodesOfCalls(t *testing.T) {
 				t.Errorf("stdout %q, want %q", r.stdout, c.stdout)
 			}
 		})
+	}
+}
+
+func TestCallSaysWhy(t *testing.T) {
+	var got seen
+	agent := startAgent(t, &got)
+	r := farcall(t, "", "--agent", agent, "call", "cart", "why")
+	r.want(t, exitOK)
+	if want := `200 OK, served by west/cart-1, strategy external-first, tier west, attempts 2
+because: policy service default/cart: external-first: 2 of 2 available
+`; r.stderr != want {
+		t.Errorf("stderr %q, want %q", r.stderr, want)
+	}
+	r = farcall(t, "", "--agent", agent, "call", "cart", "why", "-o", "json")
+	r.want(t, exitOK)
+	var e envelope
+	if err := json.Unmarshal([]byte(r.stdout), &e); err != nil || e.Tier != "west" || !strings.HasPrefix(e.Reason, "policy service default/cart: ") {
+		t.Errorf("%v: %s", err, r.stdout)
 	}
 }
 

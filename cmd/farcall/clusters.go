@@ -11,6 +11,7 @@ import (
 
 	adminv1 "github.com/farcall/farcall/api/farcall/admin/v1"
 	catalogv1 "github.com/farcall/farcall/api/farcall/catalog/v1"
+	policyv1 "github.com/farcall/farcall/api/farcall/policy/v1"
 	storev1 "github.com/farcall/farcall/api/farcall/store/v1"
 )
 
@@ -19,8 +20,8 @@ import (
 const unanswered = 3 * time.Second
 
 // clusterTable writes the clusters, their registries, and a line for each thing that a person
-// may have to do something about.
-func clusterTable(w io.Writer, list *adminv1.ListClustersResponse) error {
+// has done or may have to do something about.
+func clusterTable(w io.Writer, list *adminv1.ListClustersResponse, cordons []*policyv1.Cordon) error {
 	now := time.Now()
 	var clusters, registries [][]string
 	var troubles []string
@@ -31,7 +32,9 @@ func clusterTable(w io.Writer, list *adminv1.ListClustersResponse) error {
 				ok++
 			}
 			registries = append(registries, registryRow(k, r, now))
-			troubles = append(troubles, registryTroubles(k, r, now)...)
+			for _, f := range registryTroubles(k, r, now) {
+				troubles = append(troubles, f.Text)
+			}
 		}
 		clusters = append(clusters, []string{
 			k.GetName(), stateWord(k.GetState()), age(k.GetAge()),
@@ -40,21 +43,24 @@ func clusterTable(w io.Writer, list *adminv1.ListClustersResponse) error {
 			fmt.Sprintf("%d/%d", ok, len(k.GetRegistries())),
 		})
 	}
+	for _, k := range cordons {
+		if !over(k, now) {
+			troubles = append(troubles, k.GetCluster()+": "+cordonLine(k, now))
+		}
+	}
 	err := writeTable(w, []string{"CLUSTER", "STATE", "AGE", "SERVICES", "INSTANCES", "LOCALITY", "OWNER", "EPOCH", "REGISTRIES"}, clusters)
-	if err != nil || len(registries) == 0 {
+	if err != nil {
 		return err
 	}
-	fmt.Fprintln(w)
-	err = writeTable(w, []string{
-		"CLUSTER", "REGISTRY", "STATE", "LAST-SUCCESS", "SERVICES", "INSTANCES", "REVISION", "HELD", "SET-ASIDE", "SHADOWED", "REPORTER",
-	}, registries)
-	if err != nil || len(troubles) == 0 {
-		return err
+	if len(registries) > 0 {
+		fmt.Fprintln(w)
+		if err := writeTable(w, []string{
+			"CLUSTER", "REGISTRY", "STATE", "LAST-SUCCESS", "SERVICES", "INSTANCES", "REVISION", "HELD", "SET-ASIDE", "SHADOWED", "REPORTER",
+		}, registries); err != nil {
+			return err
+		}
 	}
-	fmt.Fprintln(w)
-	for _, line := range troubles {
-		fmt.Fprintln(w, clean(line))
-	}
+	writeLines(w, troubles)
 	return nil
 }
 
@@ -69,30 +75,32 @@ func registryRow(k *adminv1.Cluster, r *storev1.RegistryStatus, now time.Time) [
 
 // registryTroubles says in one line each what is wrong with a registry: whose it is, since when,
 // what it says, and what stays true meanwhile.
-func registryTroubles(k *adminv1.Cluster, r *storev1.RegistryStatus, now time.Time) (lines []string) {
+func registryTroubles(k *adminv1.Cluster, r *storev1.RegistryStatus, now time.Time) (found []finding) {
 	who := k.GetName() + ": " + r.GetName()
 	if r.GetReporter() != "" {
 		who += " (reported by " + r.GetReporter() + ")"
 	}
-	add := func(format string, args ...any) { lines = append(lines, who+" "+fmt.Sprintf(format, args...)) }
+	add := func(level, do, format string, args ...any) {
+		found = append(found, finding{level, who + " " + fmt.Sprintf(format, args...), do})
+	}
 	switch r.GetState() {
 	case storev1.RegistryStatus_FAILED:
-		add("cannot be read since %s: %s; %s", since(r.GetSince(), now), r.GetLastError(), stays(r))
+		add(levelFail, "see to it that the registry answers whoever reads it", "cannot be read since %s: %s; %s", since(r.GetSince(), now), r.GetLastError(), stays(r))
 	case storev1.RegistryStatus_PENDING:
-		add("is being read for the first time since %s; %s", since(r.GetSince(), now), stays(r))
+		add(levelWarn, "wait for it", "is being read for the first time since %s; %s", since(r.GetSince(), now), stays(r))
 	case storev1.RegistryStatus_OK:
 		last := r.GetLastSuccess()
 		if k.GetState() == catalogv1.ClusterState_STALE && (last == nil || now.Sub(last.AsTime()) > unanswered) {
-			add("has said nothing for %s: either it does not answer, or the cluster's owner is gone; %s", since(last, now), stays(r))
+			add(levelFail, "see to it that the registry answers, and that somebody reads it", "has said nothing for %s: either it does not answer, or the cluster's owner is gone; %s", since(last, now), stays(r))
 		}
 	}
 	if n := r.GetHeld(); n > 0 {
-		add("no longer lists %s, which the guard does not believe yet: they stay until they return or their hold is over", count(n, "instance"))
+		add(levelWarn, "look whether they are gone: if so, wait", "no longer lists %s, which the guard does not believe yet: they stay until they return or their hold is over", count(n, "instance"))
 	}
 	if n := r.GetSetAside(); n > 0 {
-		add("has %s that cannot be used: %s", count(n, "record"), r.GetLastSetAside())
+		add(levelWarn, "correct it in the registry", "has %s that cannot be used: %s", count(n, "record"), r.GetLastSetAside())
 	}
-	return lines
+	return found
 }
 
 // stays says what is listed of a registry that cannot be read.

@@ -30,7 +30,7 @@ func newDemo() *cobra.Command {
 		Short: "Show one name served by three clusters, on this machine",
 		Long: `Starts a synchronizer with an embedded store and three clusters of one node each, as
 processes of its own on loopback and free ports; calls the service cart under every strategy;
-takes a cluster, a list and the synchronizer away and brings them back; prints who served what.
+moves its calls by a policy and a cordon; takes a cluster, a list and the synchronizer away and brings them back; prints who served what.
 Then it stays up for you to play, until ^C.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

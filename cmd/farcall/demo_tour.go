@@ -47,7 +47,7 @@ func (d *demoWorld) tour(ctx context.Context) error {
 			d.say("\nAll clusters are up")
 			return d.checkAll(ctx, all)
 		},
-		d.clusterAway, d.listAway, d.synchronizerAway,
+		d.policyChapter, d.clusterAway, d.listAway, d.synchronizerAway,
 	} {
 		if err := chapter(ctx, all); err != nil {
 			return err
@@ -215,6 +215,7 @@ func fold(words []string) []string {
 type answer struct {
 	status   int
 	servedBy string
+	why      string // farcall-reason
 	body     string
 }
 
@@ -268,5 +269,5 @@ func (d *demoWorld) call(ctx context.Context, header map[string]string) (answer,
 	}
 	defer func() { _ = resp.Body.Close() }() // read to its end
 	b, err := io.ReadAll(resp.Body)
-	return answer{status: resp.StatusCode, servedBy: resp.Header.Get("farcall-served-by"), body: strings.TrimSpace(string(b))}, err
+	return answer{status: resp.StatusCode, servedBy: resp.Header.Get("farcall-served-by"), why: resp.Header.Get("farcall-reason"), body: strings.TrimSpace(string(b))}, err
 }

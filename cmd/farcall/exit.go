@@ -20,6 +20,7 @@ const (
 	exitRefused     = 4
 	exitUnavailable = 5
 	exitDeadline    = 6
+	exitConflict    = 7
 	exitInterrupted = 130
 )
 
@@ -28,12 +29,13 @@ var exitCodes = []struct {
 	meaning string
 }{
 	{exitOK, "done"},
-	{exitFailed, "failed; for call also: the application answered otherwise than 2xx, or nobody knows whether it was executed"},
+	{exitFailed, "failed; for call also: the application answered otherwise than 2xx, or nobody knows whether it was executed; for check: something is wrong"},
 	{exitUsage, "the command line is wrong"},
 	{exitUnreachable, "unreachable: nobody answers at --server or --agent"},
 	{exitRefused, "not found, or refused as wrong or not allowed"},
 	{exitUnavailable, "unavailable: nobody can serve it now, and nothing was executed"},
-	{exitDeadline, "the deadline passed"},
+	{exitDeadline, "the deadline passed; for what is written with --wait: it is written, and not every agent applied it in time"},
+	{exitConflict, "conflict: what is stored has another revision than --if-revision says, and nothing was written"},
 	{exitInterrupted, "interrupted by a signal"},
 }
 
@@ -51,6 +53,8 @@ type exitError struct {
 	code int
 	err  error
 	hint string
+	// lines are told one below the other, where there is more to say than err does.
+	lines []string
 }
 
 func (e *exitError) Error() string { return e.err.Error() }
@@ -78,6 +82,9 @@ func report(cmd *cobra.Command, err error, stderr io.Writer) int {
 	e := &exitError{code: exitUsage, err: err}
 	errors.As(err, &e)
 	fmt.Fprintf(stderr, "farcall: %s\n", clean(strings.Join(strings.Fields(err.Error()), " ")))
+	for _, line := range e.lines {
+		fmt.Fprintf(stderr, "  %s\n", clean(line))
+	}
 	hint := e.hint
 	if hint == "" && e.code == exitUsage {
 		hint = cmd.CommandPath() + " --help says what it takes"

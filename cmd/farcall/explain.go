@@ -14,16 +14,26 @@ import (
 
 func (c *cli) explainCommand() *cobra.Command {
 	req := &adminv1.ExplainRequest{}
+	var file string
 	cmd := &cobra.Command{
 		Use:   "explain <service> --from <cluster>",
 		Short: "Say where calls of a service go, and why not elsewhere",
-		Long: "Says which instances a caller in a cluster is sent to, and for each of the others the first rule that left it out.\n\n" +
+		Long: "Says which instances a caller in a cluster is sent to, and for each of the others the first rule that left it out;\n" +
+			"asked of a live agent of that cluster, where there is one.\n\n" +
 			"The service is an app-id, or app-id.namespace.",
-		Example: "  farcall explain cart --from east\n  farcall explain cart.shop --from east --strategy external-first",
-		Args:    cobra.ExactArgs(1),
+		Example: "  farcall explain cart --from east\n  farcall explain cart.shop --from east --strategy external-first\n" +
+			"  farcall explain cart --from east --node node-1 --policy cart.yaml",
+		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if req.GetFrom() == "" {
 				return usagef("--from is missing: want the caller's cluster")
+			}
+			if cmd.Flags().Changed("policy") {
+				p, err := c.onePolicy("--policy", file)
+				if err != nil {
+					return err
+				}
+				req.Policy = p
 			}
 			req.Service = args[0]
 			return c.once(cmd.Context(), "explain "+args[0], func(ctx context.Context, a *admin) error {
@@ -36,46 +46,86 @@ func (c *cli) explainCommand() *cobra.Command {
 			})
 		},
 	}
-	cmd.Flags().StringVar(&req.From, "from", "", "the caller's cluster (required)")
-	cmd.Flags().StringVar(&req.Namespace, "namespace", "", "namespace of a service that names none")
-	cmd.Flags().StringVar(&req.Strategy, "strategy", "", "explain this strategy instead of the one in force")
+	flags := cmd.Flags()
+	flags.StringVar(&req.From, "from", "", "the caller's cluster (required)")
+	flags.StringVar(&req.Namespace, "namespace", "", "namespace of a service that names none")
+	flags.StringVar(&req.Strategy, "strategy", "", "explain this strategy instead of the one in force")
+	flags.StringVar(&req.Cluster, "cluster", "", "explain a call that is pinned to this cluster")
+	flags.StringVar(&req.Node, "node", "", "ask the agent of this node of the caller's cluster, not any of them")
+	flags.StringVar(&file, "policy", "", "explain as if the policy in this file were applied; - is stdin")
 	return cmd
 }
 
+// explanation writes an answer for people: who decided and by which rule, the tiers, every
+// instance, and what is set otherwise than by default.
 func explanation(w io.Writer, e *adminv1.ExplainResponse) error {
 	fmt.Fprintf(w, "%s from %s: %s (%s), computed by %s\n", clean(e.GetNamespace()+"/"+e.GetService()), clean(e.GetFrom()),
-		clean(e.GetStrategy()), clean(e.GetStrategySource()), clean(e.GetComputedBy()))
-	if e.GetUnavailable() != "" {
-		fmt.Fprintf(w, "nobody would be picked: %s\n", clean(e.GetUnavailable()))
+		clean(e.GetStrategy()), clean(e.GetStrategySource()), clean(computedBy(e)))
+	if e.GetRule() != "" {
+		fmt.Fprintln(w, clean(e.GetRule()))
 	}
-	if len(e.GetTiers()) > 0 {
-		var rows [][]string
-		for i, t := range e.GetTiers() {
-			rows = append(rows, []string{
-				strconv.Itoa(i), t.GetName(), strconv.FormatFloat(t.GetShare(), 'f', -1, 64) + "%",
-				fmt.Sprintf("%d/%d", t.GetAvailable(), t.GetKnown()),
-			})
+	if e.GetUnavailable() != "" {
+		fmt.Fprintf(w, "nobody would be picked: %s\n", clean(strings.TrimSuffix(e.GetUnavailable()+": "+e.GetDetail(), ": ")))
+	}
+	if e.GetRecoverAll() {
+		fmt.Fprintln(w, "recover-all: nobody is available, and those that are not well are used all the same")
+	}
+	var tiers, instances, settings [][]string
+	for i, t := range e.GetTiers() {
+		tiers = append(tiers, []string{
+			strconv.Itoa(i), t.GetName(), percent(t.GetShare()), fmt.Sprintf("%d/%d", t.GetAvailable(), t.GetKnown()), t.GetWhy(),
+		})
+	}
+	for _, x := range e.GetInstances() {
+		instances = append(instances, explainedRow(x))
+	}
+	for _, s := range e.GetSettings() {
+		if s.GetSource() != "default" {
+			settings = append(settings, []string{s.GetKey(), s.GetValue(), s.GetSource()})
+		}
+	}
+	for _, part := range []struct {
+		header []string
+		rows   [][]string
+	}{
+		{[]string{"TIER", "NAME", "SHARE", "AVAILABLE", "WHY"}, tiers},
+		{[]string{"PICKED", "TIER", "CLUSTER", "STATE", "AGE", "ID", "REGISTRY", "HEALTH", "WEIGHT", "DIAL", "WHY NOT"}, instances},
+		{[]string{"SETTING", "VALUE", "SOURCE"}, settings},
+	} {
+		if len(part.rows) == 0 {
+			continue
 		}
 		fmt.Fprintln(w)
-		if err := writeTable(w, []string{"TIER", "NAME", "SHARE", "AVAILABLE"}, rows); err != nil {
+		if err := writeTable(w, part.header, part.rows); err != nil {
 			return err
 		}
 	}
-	if len(e.GetInstances()) == 0 {
-		return nil
+	var notes []string
+	for _, n := range e.GetNotes() {
+		notes = append(notes, "note: "+n)
 	}
-	var rows [][]string
-	for _, x := range e.GetInstances() {
-		rows = append(rows, explainedRow(x))
-	}
-	fmt.Fprintln(w)
-	return writeTable(w, []string{"PICKED", "TIER", "CLUSTER", "STATE", "AGE", "ID", "HEALTH", "DIAL", "WHY NOT"}, rows)
+	writeLines(w, notes)
+	return nil
 }
 
+// computedBy says who decided; an agent is asked what it sees itself.
+func computedBy(e *adminv1.ExplainResponse) string {
+	by := e.GetComputedBy()
+	if strings.HasPrefix(by, "agent ") && !strings.Contains(by, ",") {
+		return by + ", from its own view"
+	}
+	return by
+}
+
+// explainedRow writes one instance. PICKED is the part of the calls that it gets, as far as the
+// weights tell it.
 func explainedRow(x *adminv1.ExplainedInstance) []string {
 	picked, tier := "no", ""
 	if x.GetPicked() {
 		picked = "yes"
+		if x.GetShare() > 0 {
+			picked = percent(x.GetShare())
+		}
 	}
 	if x.GetTier() >= 0 {
 		tier = strconv.Itoa(int(x.GetTier()))
@@ -86,6 +136,7 @@ func explainedRow(x *adminv1.ExplainedInstance) []string {
 	}
 	i := x.GetInstance()
 	return []string{
-		picked, tier, i.GetCluster(), stateWord(x.GetClusterState()), age(x.GetAge()), i.GetId(), i.GetHealth().String(), x.GetDial(), why,
+		picked, tier, i.GetCluster(), stateWord(x.GetClusterState()), age(x.GetAge()), i.GetId(), i.GetRegistry(), i.GetHealth().String(),
+		strconv.FormatFloat(x.GetWeight(), 'f', -1, 64), x.GetDial(), why,
 	}
 }

@@ -69,7 +69,7 @@ func (f *filter) healths() ([]catalogv1.Health, error) {
 
 func (c *cli) getCommand() *cobra.Command {
 	return group("get", "List what the synchronizer knows",
-		c.getClusters(), c.getServices(), c.getInstances(), c.getAgents())
+		c.getClusters(), c.getServices(), c.getInstances(), c.getAgents(), c.getPolicies(), c.getCordons())
 }
 
 func (c *cli) getClusters() *cobra.Command {
@@ -87,7 +87,7 @@ func (c *cli) getClusters() *cobra.Command {
 					return err
 				}
 				c.none(len(list.GetClusters()), "clusters")
-				return c.print(list, func(w io.Writer) error { return clusterTable(w, list) })
+				return c.print(list, func(w io.Writer) error { return clusterTable(w, list, c.cordonsFor(ctx, a)) })
 			})
 		},
 	}

@@ -7,12 +7,15 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/health"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -77,10 +80,27 @@ type fakeAdmin struct {
 	pageSize int
 	// end closes a watch from the server's side.
 	end chan struct{}
+	// sick says that the store does not answer.
+	sick bool
+	// kept is what people wrote.
+	kept kept
+	// asked is the last question that Explain was asked.
+	asked atomic.Pointer[adminv1.ExplainRequest]
 }
 
-// serve starts it on loopback until the test ends.
-func serve(t *testing.T, a *fakeAdmin) (address string) {
+// serving is what grpc.health says of a synchronizer.
+func (f *fakeAdmin) serving() healthv1.HealthCheckResponse_ServingStatus {
+	if f.sick {
+		return healthv1.HealthCheckResponse_NOT_SERVING
+	}
+	return healthv1.HealthCheckResponse_SERVING
+}
+
+// serve starts one on loopback until the test ends.
+func serve(t *testing.T, a interface {
+	adminv1.AdminServer
+	serving() healthv1.HealthCheckResponse_ServingStatus
+}) (address string) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -88,6 +108,9 @@ func serve(t *testing.T, a *fakeAdmin) (address string) {
 	}
 	s := grpc.NewServer()
 	adminv1.RegisterAdminServer(s, a)
+	h := health.NewServer()
+	h.SetServingStatus("", a.serving())
+	healthv1.RegisterHealthServer(s, h)
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(l) }()
 	t.Cleanup(func() {
@@ -177,20 +200,29 @@ var agents = &adminv1.ListAgentsResponse{Agents: []*adminv1.AgentStatus{
 				{Namespace: "shop", Id: "billing", Port: 81, Protocol: "grpc"}, {Namespace: "default", Id: "cart", Port: 80},
 			},
 		},
-		Connected: true, AppliedRevision: 42,
+		Connected: true, AppliedRevision: 42, PolicyRevision: 9,
 	},
 	{Agent: &catalogv1.Agent{Cluster: "west", Node: "node-2", Address: "10.1.0.1:50002"}},
 }}
 
 var explained = &adminv1.ExplainResponse{
-	Namespace: "default", Service: "cart", From: "east", Strategy: "local-first", StrategySource: "default", ComputedBy: "agent east/node-1",
-	Tiers: []*adminv1.Tier{{Name: "local", Share: 62.5, Available: 2, Known: 3}, {Name: "*", Share: 37.5, Available: 1, Known: 1}},
-	Instances: []*adminv1.ExplainedInstance{
-		{Instance: instances[0], ClusterState: catalogv1.ClusterState_SYNCED, Age: durationpb.New(0), Picked: true, Dial: "10.0.0.1:50002"},
-		{Instance: instances[1], ClusterState: catalogv1.ClusterState_STALE, Age: durationpb.New(90 * time.Second), Tier: -1,
-			Reason: "UNHEALTHY", Detail: "its registry says so"},
+	Namespace: "default", Service: "cart", From: "east", Strategy: "local-first", StrategySource: "policy service default/cart", ComputedBy: "agent east/node-1",
+	Rule: "policy service default/cart: local-first: local has 2 of 3 available, below the threshold of 80 %",
+	Tiers: []*adminv1.Tier{
+		{Name: "local", Share: 62.5, Available: 2, Known: 3, Why: "66 % of 80 %"}, {Name: "*", Share: 37.5, Available: 1, Known: 1, Why: "the\x1b rest"},
 	},
-	Clusters: clusterStates,
+	Instances: []*adminv1.ExplainedInstance{
+		{Instance: instances[0], ClusterState: catalogv1.ClusterState_SYNCED, Age: durationpb.New(0), Picked: true, Dial: "10.0.0.1:50002", Share: 62.5, Weight: 1.5},
+		{Instance: instances[1], ClusterState: catalogv1.ClusterState_STALE, Age: durationpb.New(90 * time.Second), Tier: -1,
+			Reason: "UNHEALTHY", Detail: "its registry says so", Weight: 50},
+	},
+	Clusters:   clusterStates,
+	RecoverAll: true,
+	Settings: []*adminv1.Setting{
+		{Key: "strategy", Value: "local-first", Source: "policy service default/cart"}, {Key: "balancer", Value: "least-request", Source: "default"},
+		{Key: "failover", Value: "{threshold: 80}", Source: "policy cluster east"},
+	},
+	Notes: []string{"it does not understand policy namespace shop"},
 }
 
 func (f *fakeAdmin) ListClusters(_ context.Context, r *adminv1.ListClustersRequest) (*adminv1.ListClustersResponse, error) {
@@ -249,13 +281,14 @@ func (f *fakeAdmin) ListAgents(context.Context, *adminv1.ListAgentsRequest) (*ad
 }
 
 func (f *fakeAdmin) Explain(_ context.Context, r *adminv1.ExplainRequest) (*adminv1.ExplainResponse, error) {
+	f.asked.Store(r)
 	switch {
 	case r.GetStrategy() == "local-frist":
 		return nil, status.Error(codes.InvalidArgument, `unknown strategy "local-frist": did you mean "local-first"?`)
 	case r.GetService() == "lonely":
 		return &adminv1.ExplainResponse{
 			Namespace: r.GetNamespace(), Service: "lonely", From: r.GetFrom(), Strategy: r.GetStrategy(), StrategySource: "request",
-			ComputedBy: "synchronizer", Unavailable: "NO_LOCAL_INSTANCES",
+			ComputedBy: "synchronizer", Unavailable: "NO_LOCAL_INSTANCES", Detail: "west has no instance of it",
 		}, nil
 	}
 	return explained, nil

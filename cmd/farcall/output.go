@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"strconv"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -98,6 +99,21 @@ func writeTable(w io.Writer, header []string, rows [][]string) error {
 		fmt.Fprintln(t)
 	}
 	return t.Flush()
+}
+
+// writeLines writes lines below a table, with one between.
+func writeLines(w io.Writer, lines []string) {
+	if len(lines) > 0 {
+		fmt.Fprintln(w)
+	}
+	for _, line := range lines {
+		fmt.Fprintln(w, clean(line))
+	}
+}
+
+// percent writes a share with one decimal at most.
+func percent(share float64) string {
+	return strings.TrimSuffix(strconv.FormatFloat(share, 'f', 1, 64), ".0") + "%"
 }
 
 // notes tells on stderr which clusters' parts of a list may be out of date.

@@ -55,6 +55,10 @@ func newRoot(stdin io.Reader, stdout, stderr io.Writer) *cobra.Command {
 		c.getCommand(),
 		c.watchCommand(),
 		c.explainCommand(),
+		c.policyCommand(),
+		c.cordonCommand(),
+		c.uncordonCommand(),
+		c.checkCommand(),
 		c.callCommand(),
 		c.versionCommand(),
 	)

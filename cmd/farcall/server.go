@@ -92,6 +92,8 @@ func exitCodeOf(c codes.Code) int {
 		return exitDeadline
 	case codes.Unavailable:
 		return exitUnavailable
+	case codes.Aborted:
+		return exitConflict
 	case codes.NotFound, codes.AlreadyExists, codes.InvalidArgument, codes.OutOfRange,
 		codes.FailedPrecondition, codes.PermissionDenied, codes.Unauthenticated:
 		return exitRefused

@@ -29,6 +29,9 @@ type Snapshot struct {
 	// Services are the names the source states to exist, in the registry's own namespaces;
 	// empty Namespace where it has none. Those without an instance are confirmed empty.
 	Services []Name
+	// Strategies are those that the source states for callers in the registry's own cluster, by
+	// names that are among Services, in the canonical spelling of package strategy.
+	Strategies map[Name]string
 	// Instances carry the registry's own namespace, or an empty one; Cluster and Registry are
 	// filled in by the reader.
 	Instances []*Instance
@@ -74,6 +77,9 @@ type RegistryStatus struct {
 	SetAside    int // records set aside in what stands now
 	// SetAsides are the first few of them, "record: reason", joined by "; ".
 	SetAsides string
+	// Strategies are those that the registry states for callers in the cluster, by our names; nil
+	// where it states none. The map is not changed.
+	Strategies map[Name]string
 	// Shadowed are records of instances of which another record is believed: of a registry that
 	// is configured before this one, or of another source of its own.
 	Shadowed int

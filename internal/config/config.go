@@ -64,9 +64,14 @@ type Agent struct {
 	// Strategy is the cluster strategy of this agent's callers where nothing more specific says
 	// otherwise, in its canonical spelling; empty: strategy.Default.
 	Strategy string `yaml:"strategy,omitempty"`
+	// Policy is what else holds for this agent's callers where no policy says otherwise; see Base.
+	// Where it states a strategy, Strategy is empty.
+	Policy *PolicySettings `yaml:"policy,omitempty"`
 	// AccessLog says which calls get a line in the log: off, errors or all.
 	AccessLog string `yaml:"accessLog" default:"errors"`
-	Guard     Guard  `yaml:"guard"`
+	// Tracing says where the spans of sampled calls go; nil: nowhere.
+	Tracing *Tracing `yaml:"tracing,omitempty"`
+	Guard   Guard    `yaml:"guard"`
 
 	_ struct{} `later:"admin,dapr,tls"`
 }

@@ -34,23 +34,26 @@ type decoder struct {
 // decode reads data into the struct that v points to, with defaults, and returns what is wrong
 // with its shape. Only errors that leave nothing to validate are returned as fatal.
 func decode(name string, data []byte, v any) (r *report, fatal bool) {
-	d := &decoder{report: &report{file: name, lines: map[string]int{}, bad: map[string]bool{}}}
+	d := &decoder{report: newReport(name)}
 	root, ok := d.parse(data)
-	if !ok {
-		return d.report, true
-	}
+	return d.report, !ok || !d.root(root, v)
+}
+
+// root reads the root node of a document into the struct that v points to. False means that there
+// is nothing to validate.
+func (d *decoder) root(root *yaml.Node, v any) bool {
 	if root.Kind != yaml.MappingNode {
 		d.add(root.Line, "", "want a mapping of keys to values, got %s", describe(root))
-		return d.report, true
+		return false
 	}
 	d.lines[""] = root.Line
 	d.mapping(root, reflect.ValueOf(v).Elem(), "")
 	if d.values > maxValues {
 		d.errs = nil
 		d.add(root.Line, "", "more than %d values: this is no configuration", maxValues)
-		return d.report, true
+		return false
 	}
-	return d.report, false
+	return true
 }
 
 // parse gives the root node of the one document in data.
@@ -330,9 +333,14 @@ func (d *decoder) list(n *yaml.Node, v reflect.Value, path string) {
 // where they could be a secret.
 func (d *decoder) scalar(n *yaml.Node, v reflect.Value, path string) {
 	tag := n.ShortTag()
+	own, ok := v.Addr().Interface().(interface{ scalar(*yaml.Node) error })
 	switch {
 	case empty(n):
 		d.add(n.Line, path, "has no value: write one, or leave the key out")
+	case ok:
+		if err := own.scalar(n); err != nil {
+			d.add(n.Line, path, "%v", err)
+		}
 	case v.Type() == durationType:
 		span, err := time.ParseDuration(n.Value)
 		if n.Kind != yaml.ScalarNode || err != nil {
@@ -347,6 +355,10 @@ func (d *decoder) scalar(n *yaml.Node, v reflect.Value, path string) {
 	case v.Kind() == reflect.Int:
 		if n.Kind != yaml.ScalarNode || tag != "!!int" || n.Decode(v.Addr().Interface()) != nil {
 			d.add(n.Line, path, "want a whole number, got %s", describe(n))
+		}
+	case v.Kind() == reflect.Uint32:
+		if n.Kind != yaml.ScalarNode || tag != "!!int" || n.Decode(v.Addr().Interface()) != nil {
+			d.add(n.Line, path, "want a whole number that is not negative, got %s", describe(n))
 		}
 	case n.Kind == yaml.ScalarNode && tag == "!!str":
 		v.SetString(n.Value)

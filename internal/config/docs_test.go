@@ -10,6 +10,10 @@ import (
 	"strings"
 	"testing"
 
+	"go.yaml.in/yaml/v3"
+
+	"github.com/farcall/farcall/internal/catalog"
+	"github.com/farcall/farcall/internal/policy"
 	"github.com/farcall/farcall/internal/testkit"
 )
 
@@ -27,7 +31,9 @@ func leaves(t *testing.T, typ reflect.Type, path, below string, out map[string]s
 			t.Errorf("%s.%s has no key", typ, f.Name)
 		}
 		at, ft, def := child(path, key), f.Type, f.Tag.Get("default")
-		if options == "inline" {
+		if options == "inline" && ft == reflect.TypeFor[PolicySettings]() {
+			at = path
+		} else if options == "inline" {
 			// What stands in the block of every kind is documented once.
 			at, def = "KIND", ""
 		} else if name, value, ok := strings.Cut(below, "="); ok && name == key {
@@ -37,7 +43,7 @@ func leaves(t *testing.T, typ reflect.Type, path, below string, out map[string]s
 			ft = ft.Elem()
 		}
 		switch {
-		case ft == reflect.TypeFor[[]Resolver]():
+		case ft == reflect.TypeFor[[]Resolver](), ft == reflect.TypeFor[PolicySettings]() && options != "inline":
 			out[at] = ""
 		case ft.Kind() == reflect.Struct:
 			leaves(t, ft, at, def, out)
@@ -80,9 +86,13 @@ func TestDocumentNamesEveryKeyAndDefault(t *testing.T) {
 		"Synchronizer": reflect.TypeFor[Synchronizer](),
 		"Agent":        reflect.TypeFor[Agent](),
 		"Resolvers":    reflect.TypeFor[Resolver](),
+		"Policies":     reflect.TypeFor[Policy](),
 	} {
 		keys, doc := map[string]string{}, documented(t, string(b), heading)
 		leaves(t, typ, "", "", keys)
+		if heading == "Policies" {
+			maps.Copy(keys, settingsInForce(t))
+		}
 		for _, key := range slices.Sorted(maps.Keys(keys)) {
 			cell, ok := doc[key]
 			if !ok {
@@ -105,20 +115,46 @@ func TestDocumentNamesEveryKeyAndDefault(t *testing.T) {
 	}
 }
 
-// The two examples of the document are what they say they are: configurations.
+// settingsInForce gives each setting of a policy as it is where nobody states it.
+func settingsInForce(t *testing.T) map[string]string {
+	t.Helper()
+	keys := map[string]string{}
+	for _, s := range (*policy.Set)(nil).Effective(catalog.Name{}, "east", "", policy.Settings{}).Settings() {
+		var n yaml.Node
+		if err := yaml.Unmarshal([]byte(s.Value), &n); err != nil {
+			t.Fatal(err)
+		}
+		if s.Value == "" || n.Content[0].Kind != yaml.MappingNode || len(n.Content[0].Content) == 0 {
+			keys[s.Key] = s.Value
+			continue
+		}
+		for i, pairs := 0, n.Content[0].Content; i < len(pairs); i += 2 {
+			keys[s.Key+"."+pairs[i].Value] = pairs[i+1].Value
+			if pairs[i+1].Kind == yaml.SequenceNode && len(pairs[i+1].Content) == 0 {
+				keys[s.Key+"."+pairs[i].Value] = "[]"
+			}
+		}
+	}
+	return keys
+}
+
+// The examples of the document are what they say they are: configurations.
 func TestDocumentedExamplesAreValid(t *testing.T) {
 	b, err := os.ReadFile(filepath.Join(testkit.Root(t), "docs", "configuration.md"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	blocks := regexp.MustCompile("(?s)```yaml[a-z ]*\n(.*?)```").FindAllStringSubmatch(string(b), -1)
-	if len(blocks) != 2 {
-		t.Fatalf("found %d examples, want one for each daemon", len(blocks))
+	if len(blocks) != 3 {
+		t.Fatalf("found %d examples, want one for each daemon and a policy", len(blocks))
 	}
 	if _, err := ParseSynchronizer("docs/configuration.md", []byte(blocks[0][1])); err != nil {
 		t.Error(err)
 	}
 	if _, err := ParseAgent("docs/configuration.md", []byte(blocks[1][1])); err != nil {
+		t.Error(err)
+	}
+	if _, err := ParsePolicies("docs/configuration.md", []byte(blocks[2][1])); err != nil {
 		t.Error(err)
 	}
 }

@@ -39,6 +39,10 @@ type report struct {
 	errs []*Error
 }
 
+func newReport(file string) *report {
+	return &report{file: file, lines: map[string]int{}, bad: map[string]bool{}}
+}
+
 // add notes a mistake at a line that the caller knows.
 func (r *report) add(line int, path, format string, args ...any) {
 	r.bad[path] = true

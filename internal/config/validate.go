@@ -85,7 +85,9 @@ func (v *validator) agent(a *Agent) {
 	v.listener("metrics", a.Metrics, "9464", true)
 	v.apps(a)
 	v.strategy(a)
+	v.localPolicy(a)
 	v.word("accessLog", a.AccessLog, accessLogs, nil)
+	v.tracing(a.Tracing)
 	v.guard(a.Guard)
 }
 

@@ -18,35 +18,39 @@ type rule struct {
 // The law: imports point one way, and each room is reached through its door only. Somebody who
 // adds a package says here where it stands.
 //
-//	cmd -> synchronizer|agent -> resolvers|strategy|guard|store|mirror -> keys -> catalog -> api
+//	cmd -> synchronizer|agent -> resolvers|guard|store|mirror -> policy -> strategy|keys -> catalog -> api
 var law = []rule{
 	{"api/...", []string{"api/..."}},
 	{"internal/catalog", []string{"api/..."}},
 	{"internal/keys", []string{"api/...", "internal/catalog"}},
 	{"internal/reach", []string{"api/...", "internal/catalog"}},
 	{"internal/guard", []string{"internal/catalog"}},
-	{"internal/mirror", []string{"api/...", "internal/catalog", "internal/keys"}},
-	{"internal/store", []string{"api/...", "internal/catalog", "internal/datadir", "internal/keys"}},
+	{"internal/policy", []string{"api/...", "internal/catalog", "internal/nearest", "strategy"}},
+	{"internal/explain", []string{"api/...", "internal/catalog", "internal/policy", "strategy"}},
+	{"internal/mirror", []string{"api/...", "internal/catalog", "internal/keys", "internal/policy", "strategy"}},
+	{"internal/store", []string{"api/...", "internal/catalog", "internal/datadir", "internal/keys", "internal/policy"}},
 	{"strategy", []string{"internal/catalog", "internal/nearest"}},
 	{"resolvers", []string{"internal/catalog"}},
 	{"resolvers/...", []string{"internal/catalog", "internal/nearest", "resolvers", "resolvers/poll"}},
+	// The annotation that it reads is a strategy's word.
+	{"resolvers/kubernetes", []string{"internal/catalog", "internal/nearest", "resolvers", "resolvers/poll", "strategy"}},
 	{"resolvers/inbox", []string{"internal/catalog", "resolvers"}},
 	{"resolvers/intake", []string{"internal/catalog", "internal/guard", "resolvers", "resolvers/inbox"}},
 	{"resolvers/resolvertest", []string{"internal/catalog", "internal/testkit", "resolvers"}},
-	{"internal/config", []string{"internal/catalog", "internal/nearest", "strategy"}},
+	{"internal/config", []string{"api/...", "internal/catalog", "internal/nearest", "internal/policy", "strategy"}},
 	{"internal/datadir", nil},
 	{"internal/nearest", nil},
 	{"internal/version", nil},
 	{"synchronizer/...", []string{
-		"api/...", "internal/catalog", "internal/guard", "internal/keys", "internal/mirror",
-		"internal/reach", "internal/store", "resolvers", "resolvers/inbox", "resolvers/intake", "strategy", "synchronizer/...",
+		"api/...", "internal/catalog", "internal/explain", "internal/guard", "internal/keys", "internal/mirror",
+		"internal/nearest", "internal/policy", "internal/reach", "internal/store", "resolvers", "resolvers/inbox", "resolvers/intake", "strategy", "synchronizer/...",
 	}},
 	// Agents know the store from the feed only, so internal/store is not among these.
 	{"agent/...", []string{
-		"api/...", "internal/catalog", "internal/datadir", "internal/guard", "internal/keys", "internal/mirror",
-		"internal/reach", "internal/version", "resolvers", "resolvers/inbox", "resolvers/intake", "strategy", "agent/...",
+		"api/...", "internal/catalog", "internal/datadir", "internal/explain", "internal/guard", "internal/keys", "internal/mirror",
+		"internal/policy", "internal/reach", "internal/version", "resolvers", "resolvers/inbox", "resolvers/intake", "strategy", "agent/...",
 	}},
-	{"agent/pick", []string{"internal/catalog"}},
+	{"agent/pick", []string{"internal/catalog", "strategy"}},
 	{"cmd/...", []string{"api/...", "cmd/...", "internal/...", "resolvers/...", "strategy", "synchronizer/...", "agent/..."}},
 	{"internal/testkit", nil},
 	{"internal/house", nil},
@@ -110,6 +114,8 @@ var keepers = []struct {
 	{prefix: "golang.org/x/net/ipv", folders: []string{"resolvers/mdns"}},
 	{prefix: "github.com/spf13/", folders: []string{"cmd/..."}, inTests: true},
 	{prefix: "go.yaml.in/yaml/", folders: []string{"internal/config", "resolvers/file", "cmd/farcall/..."}},
+	{prefix: "go.opentelemetry.io/otel/sdk", folders: []string{"agent/tracing"}},
+	{prefix: "go.opentelemetry.io/otel/exporters", folders: []string{"agent/tracing"}, inTests: true},
 	{prefix: "github.com/klauspost/compress/", folders: []string{"internal/keys"}, inTests: true},
 	{prefix: "testing", folders: []string{"internal/testkit", "resolvers/resolvertest", "test/..."}},
 	{prefix: module + "/internal/testkit", folders: []string{"resolvers/resolvertest", "test/..."}},
@@ -133,7 +139,7 @@ func TestEachDependencyHasItsKeeper(t *testing.T) {
 // Pure rooms take time as an argument and touch nothing outside: what they decide can be
 // replayed.
 var pureRooms = []string{
-	"strategy", "internal/catalog", "internal/guard", "internal/keys", "internal/mirror", "internal/reach", "agent/pick",
+	"strategy", "internal/catalog", "internal/explain", "internal/guard", "internal/keys", "internal/mirror", "internal/policy", "internal/reach", "agent/pick",
 }
 
 func TestPureRoomsDoNoIOAndReadNoClock(t *testing.T) {

@@ -28,6 +28,8 @@ const (
 	Synced                         // <federation>/clusters/<Cluster>/synced
 	Slice                          // <federation>/clusters/<Cluster>/services/<Name>/<Slice>
 	Agent                          // <federation>/agents/<Cluster>/<Node>
+	Policy                         // <federation>/policies/<ID>
+	Cordon                         // <federation>/clusters/<Cluster>/cordons/<ID>
 )
 
 var (
@@ -43,7 +45,7 @@ type Kind uint8
 
 // String gives the kind in one word, for logs and metrics.
 func (k Kind) String() string {
-	words := [...]string{"none", "store", "policies-synced", "replica", "owner", "meta", "synced", "slice", "agent"}
+	words := [...]string{"none", "store", "policies-synced", "replica", "owner", "meta", "synced", "slice", "agent", "policy", "cordon"}
 	if int(k) < len(words) {
 		return words[k]
 	}
@@ -53,11 +55,14 @@ func (k Kind) String() string {
 // Key is one key taken apart. Only the fields that its Kind names are set; it is comparable.
 type Key struct {
 	Kind    Kind
-	Cluster string       // Owner, Meta, Synced, Slice, Agent
+	Cluster string       // Owner, Meta, Synced, Slice, Agent, Cordon
 	Name    catalog.Name // Slice
 	Slice   uint32       // Slice
 	Replica string       // Replica
 	Node    string       // Agent
+	// ID is what package policy calls one policy, or one cordon of the cluster: segments as in a
+	// key, escaped already. What they mean is not known here.
+	ID string // Policy, Cordon
 }
 
 // Schema gives the keys of one federation. It is immutable and safe for concurrent use.
@@ -95,9 +100,15 @@ func (s Schema) Owners() string { return s.prefix + "owners/" }
 // Agents is the prefix of the agents' records.
 func (s Schema) Agents() string { return s.prefix + "agents/" }
 
-// Format gives the key's text. The names in k must not be empty and the cluster's must obey
-// catalog.CheckClusterName, else Parse does not take the result back. A Kind of another
-// package's making gives "".
+// Policies is the prefix of the policies.
+func (s Schema) Policies() string { return s.prefix + "policies/" }
+
+// Cordons is the prefix of the cordons of one cluster.
+func (s Schema) Cordons(cluster string) string { return s.Cluster(cluster) + "cordons/" }
+
+// Format gives the key's text. The names in k must not be empty, the cluster's must obey
+// catalog.CheckClusterName and each segment of an ID be escaped, else Parse does not take the
+// result back. A Kind of another package's making gives "".
 func (s Schema) Format(k Key) string {
 	switch k.Kind {
 	case Store:
@@ -117,6 +128,10 @@ func (s Schema) Format(k Key) string {
 			"/" + strconv.FormatUint(uint64(k.Slice), 10)
 	case Agent:
 		return s.Agents() + k.Cluster + "/" + escape(k.Node)
+	case Policy:
+		return s.Policies() + k.ID
+	case Cordon:
+		return s.Cordons(k.Cluster) + k.ID
 	}
 	return ""
 }
@@ -146,6 +161,9 @@ func parse(seg []string) (Key, bool) {
 	case len(seg) == 2 && seg[0] == "replicas":
 		id, ok := unescape(seg[1])
 		return Key{Kind: Replica, Replica: id}, ok
+	case len(seg) >= 2 && seg[0] == "policies":
+		id, ok := parseID(seg[1:])
+		return Key{Kind: Policy, ID: id}, ok
 	case len(seg) < 2 || catalog.CheckClusterName(seg[1]) != nil:
 		return Key{}, false
 	}
@@ -162,8 +180,22 @@ func parse(seg []string) (Key, bool) {
 		return Key{Kind: Synced, Cluster: cluster}, true
 	case len(seg) == 6 && seg[0] == "clusters" && seg[2] == "services":
 		return parseSlice(cluster, seg[3:])
+	case len(seg) >= 4 && seg[0] == "clusters" && seg[2] == "cordons":
+		id, ok := parseID(seg[3:])
+		return Key{Kind: Cordon, Cluster: cluster, ID: id}, ok
 	}
 	return Key{}, false
+}
+
+// parseID takes any number of segments, each spelt as escape would. One of a newer version's making
+// is taken too: who reads the value says that it is not understood, which must not go unseen.
+func parseID(seg []string) (string, bool) {
+	for _, s := range seg {
+		if plain, ok := unescape(s); !ok || escape(plain) != s {
+			return "", false
+		}
+	}
+	return strings.Join(seg, "/"), true
 }
 
 func parseSlice(cluster string, seg []string) (Key, bool) {

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	storev1 "github.com/farcall/farcall/api/farcall/store/v1"
 	"github.com/farcall/farcall/internal/catalog"
 	"github.com/farcall/farcall/internal/testkit"
 )
@@ -63,6 +64,12 @@ var everyKind = []Key{
 	{Kind: Slice, Cluster: "east", Name: catalog.Name{Namespace: "a/b", Service: "100% ü"}, Slice: 4294967295},
 	{Kind: Slice, Cluster: "east", Name: catalog.Name{Namespace: ".", Service: ".."}, Slice: 10},
 	{Kind: Agent, Cluster: "east", Node: "node-1.example."},
+	{Kind: Policy, ID: "service/default/cart/*"},
+	{Kind: Policy, ID: "service/a%2Fb/100%25%20%C3%BC/east,west"},
+	{Kind: Policy, ID: "namespace/shop/east"},
+	{Kind: Policy, ID: "cluster/east/*"},
+	{Kind: Cordon, Cluster: "east", ID: "*"},
+	{Kind: Cordon, Cluster: "east", ID: "default/cart"},
 }
 
 func TestKeysAreGolden(t *testing.T) {
@@ -71,7 +78,7 @@ func TestKeysAreGolden(t *testing.T) {
 	for _, k := range everyKind {
 		fmt.Fprintf(&b, "%s\n", s.Format(k))
 	}
-	for _, p := range []string{s.Root(), s.Clusters(), s.Cluster("east"), s.Services("east"), s.Replicas(), s.Owners(), s.Agents()} {
+	for _, p := range []string{s.Root(), s.Clusters(), s.Cluster("east"), s.Services("east"), s.Replicas(), s.Owners(), s.Agents(), s.Policies(), s.Cordons("east")} {
 		fmt.Fprintf(&b, "prefix %s\n", p)
 	}
 	golden(t, "keys.golden", []byte(b.String()))
@@ -87,7 +94,7 @@ func TestParseIsInverseOfFormat(t *testing.T) {
 		}
 		kinds[k.Kind] = true
 	}
-	for k := Store; k <= Agent; k++ {
+	for k := Store; k <= Cordon; k++ {
 		if !kinds[k] {
 			t.Errorf("kind %v is not among the test's keys", k)
 		}
@@ -107,8 +114,12 @@ func TestParseRefuses(t *testing.T) {
 		{"nothing", "", ErrForeign},
 		{"the root", fed, ErrUnknown},
 		{"a hold", fed + "clusters/east/holds/x", ErrUnknown},
-		{"a cordon", fed + "clusters/east/cordons/x", ErrUnknown},
-		{"a policy", fed + "policies/service/default/cart", ErrUnknown},
+		{"no cordon", fed + "clusters/east/cordons/", ErrUnknown},
+		{"a cordon of a cluster's name that is none", fed + "clusters/East/cordons/*", ErrUnknown},
+		{"a cordon that is not escaped", fed + "clusters/east/cordons/default/c rt", ErrUnknown},
+		{"no policy", fed + "policies/", ErrUnknown},
+		{"a policy with an empty segment", fed + "policies/service//cart/*", ErrUnknown},
+		{"a policy with a lower-case escape", fed + "policies/service/a%2fb/cart/*", ErrUnknown},
 		{"something later", fed + "gossip/a", ErrUnknown},
 		{"a cluster's name that is none", fed + "owners/East", ErrUnknown},
 		{"no service", fed + "clusters/east/services/default//0", ErrUnknown},
@@ -161,6 +172,8 @@ func FuzzFormatParse(f *testing.F) {
 	f.Add(uint8(Slice), "a-b", "a/b", "%2F", uint32(7))
 	f.Add(uint8(Agent), "east", "nöde", "\x00\xff", uint32(0))
 	f.Add(uint8(Replica), "", "x y", "", uint32(0))
+	f.Add(uint8(Policy), "", "service/default/cart/*", "", uint32(0))
+	f.Add(uint8(Cordon), "east", "a%2Fb/%25", "", uint32(0))
 	s := schema(f, "demo")
 	f.Fuzz(func(t *testing.T, kind uint8, cluster, a, b string, n uint32) {
 		k := Key{Kind: Kind(kind)}
@@ -173,6 +186,10 @@ func FuzzFormatParse(f *testing.F) {
 			k.Cluster, k.Node = cluster, a
 		case Slice:
 			k.Cluster, k.Name, k.Slice = cluster, catalog.Name{Namespace: a, Service: b}, n
+		case Policy:
+			k.ID = a
+		case Cordon:
+			k.Cluster, k.ID = cluster, a
 		case Store, PoliciesSynced:
 		default:
 			if got := s.Format(k); got != "" {
@@ -190,6 +207,9 @@ func FuzzFormatParse(f *testing.F) {
 			named = catalog.CheckClusterName(cluster) == nil && a != ""
 		case Slice:
 			named = catalog.CheckClusterName(cluster) == nil && a != "" && b != ""
+		case Policy, Cordon:
+			_, ok := parseID(strings.Split(a, "/"))
+			named = ok && (k.Kind == Policy || catalog.CheckClusterName(cluster) == nil)
 		}
 		got, err := s.Parse(s.Format(k))
 		if named && (err != nil || got != k) {
@@ -217,4 +237,33 @@ func FuzzParseFormat(f *testing.F) {
 			t.Fatalf("Parse(%q): %v is neither foreign nor unknown", key, err)
 		}
 	})
+}
+
+func TestCovers(t *testing.T) {
+	marker := func(revision, restored uint64) *storev1.PoliciesSynced {
+		return &storev1.PoliciesSynced{Revision: revision, Restored: restored}
+	}
+	for _, c := range []struct {
+		name   string
+		marker *storev1.PoliciesSynced
+		store  string
+		held   uint64
+		want   bool
+	}{
+		{"a store that was not marked", nil, "s1", 0, false},
+		{"the same store at the same revision", marker(5, 0), "s1", 5, true},
+		{"the same store ahead", marker(6, 0), "s1", 5, true},
+		{"the same store behind", marker(4, 4), "s1", 5, false},
+		{"a new store", marker(0, 0), "s0", 5, false},
+		{"a new store in which more was written meanwhile", marker(9, 0), "s0", 5, false},
+		{"a new store that was told", marker(5, 5), "s0", 5, true},
+		{"a new store that was told less", marker(9, 4), "s0", 5, false},
+		{"nothing that is held", marker(0, 0), "s0", 0, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if got := Covers("s1", c.marker, &storev1.PoliciesSynced{Store: c.store, Revision: c.held}); got != c.want {
+				t.Errorf("got %v", got)
+			}
+		})
+	}
 }

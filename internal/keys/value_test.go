@@ -12,8 +12,11 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	catalogv1 "github.com/farcall/farcall/api/farcall/catalog/v1"
+	policyv1 "github.com/farcall/farcall/api/farcall/policy/v1"
 	storev1 "github.com/farcall/farcall/api/farcall/store/v1"
 )
 
@@ -32,8 +35,26 @@ func sliceOf(n int) *storev1.Slice {
 }
 
 var everyMessage = map[string]proto.Message{
-	"store":           &storev1.StoreID{Id: "abc"},
-	"policies-synced": &storev1.PoliciesSynced{},
+	"store":                 &storev1.StoreID{Id: "abc"},
+	"policies-synced":       &storev1.PoliciesSynced{},
+	"policies-synced-later": &storev1.PoliciesSynced{Revision: 7, Restored: 5, Store: "abc"},
+	"policy": &policyv1.Policy{
+		Target: &policyv1.Target{Service: "cart", Namespace: "default"}, From: []string{"east", "west"}, Revision: 7, Author: "ann",
+		Since: &timestamppb.Timestamp{Seconds: 1},
+		Settings: &policyv1.Settings{
+			Strategy: proto.String("external-first"), Override: proto.String("deny"),
+			ExternalOrder: &policyv1.ExternalOrder{Pools: []*policyv1.Pool{{Clusters: []string{"west"}}, {Clusters: []string{"*"}}}},
+			Failover:      &policyv1.Failover{Threshold: 50, MinAvailable: 1, Mode: "spill"},
+			Balancer:      proto.String("ring-hash"), Locality: proto.String("prefer"), HashHeader: proto.String("x-user"),
+			Weights:    &policyv1.Weights{Clusters: map[string]uint32{"west": 2, "north": 1}},
+			Failback:   &policyv1.Failback{Hold: durationpb.New(1), Ramp: durationpb.New(2)},
+			RecoverAll: proto.Bool(false), Retry: &policyv1.Retry{Attempts: 2, Idempotent: []string{"PUT"}},
+			Broadcast: &policyv1.Broadcast{MinSuccess: 1, TargetTimeout: durationpb.New(3), MaxParallel: 4},
+			StaleTtl:  durationpb.New(5), WarmUp: durationpb.New(6),
+		},
+	},
+	"cordon": &policyv1.Cordon{Cluster: "east", Namespace: "default", Service: "cart", Reason: "disks", Author: "ann",
+		Since: &timestamppb.Timestamp{Seconds: 1}, Expires: &timestamppb.Timestamp{Seconds: 2}, Revision: 8},
 	"replica": &storev1.Replica{Id: "a", Tick: 7, Confirmed: map[string]uint64{"west": 6, "east": 7},
 		Address: "10.0.0.1:7700", Clusters: []string{"east", "west"}},
 	"owner":  &storev1.Owner{Replica: "a"},

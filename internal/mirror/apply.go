@@ -35,6 +35,8 @@ func (m *Mirror) apply(now time.Time, e *feedv1.Entry, ch *Changes) {
 		m.applyReplica(now, e)
 	case keys.Agent:
 		m.applyAgent(k, e, ch)
+	case keys.Policy, keys.Cordon, keys.PoliciesSynced:
+		m.applyPolicy(k, e)
 	}
 }
 
@@ -148,7 +150,7 @@ func (m *Mirror) deleteSlice(k keys.Key, ch *Changes) {
 func (m *Mirror) applyMeta(k keys.Key, e *feedv1.Entry, ch *Changes) {
 	if e.GetDeleted() {
 		if c := m.clusters[k.Cluster]; c != nil {
-			c.meta = nil
+			c.meta, c.annotations = nil, nil
 			if len(c.services) == 0 {
 				delete(m.clusters, k.Cluster)
 			}
@@ -171,7 +173,10 @@ func (m *Mirror) applyMeta(k keys.Key, e *feedv1.Entry, ch *Changes) {
 		m.refused[RefusedOlder]++
 		return
 	}
-	ch.Clusters = ch.Clusters || c.meta == nil || !proto.Equal(forReaders(c.meta), forReaders(&v))
+	if c.meta == nil || !proto.Equal(forReaders(c.meta), forReaders(&v)) {
+		ch.Clusters = true
+		c.annotations = m.annotations(&v)
+	}
 	c.meta = &v
 }
 

@@ -13,7 +13,10 @@
 //     in that store yet nothing is swept: a store that is being refilled empties nobody. In a
 //     store that is another than before, only a marker above all that was known of the cluster
 //     counts: that of a restored backup vouches for the past;
-//   - a heartbeat that stops moving makes a cluster stale; it removes nothing.
+//   - a heartbeat that stops moving makes a cluster stale; it removes nothing;
+//   - policies and cordons are taken as a whole, at the revision that the store is marked with, and
+//     never from a store that lacks what was in force before; one that is not understood leaves
+//     the last one of its key that was.
 package mirror
 
 import (
@@ -26,6 +29,7 @@ import (
 	storev1 "github.com/farcall/farcall/api/farcall/store/v1"
 	"github.com/farcall/farcall/internal/catalog"
 	"github.com/farcall/farcall/internal/keys"
+	"github.com/farcall/farcall/strategy"
 )
 
 // StaleAfter is the age from which a cluster is STALE: three missed heartbeats.
@@ -53,6 +57,7 @@ type Mirror struct {
 	replicas   map[string]*replica
 	refused    map[Refusal]uint64
 	dirty      map[*service]*edit // whose list is to be made anew before mu is released
+	policies   policies
 }
 
 // AgentKey names an agent: at most one is live at a node of a cluster.
@@ -76,7 +81,8 @@ type replica struct {
 
 type cluster struct {
 	meta        *storev1.ClusterMeta
-	metaSeen    uint64 // generation
+	annotations map[string]strategy.Kind // by "namespace/service"; as meta has them
+	metaSeen    uint64                   // generation
 	services    map[catalog.Name]*service
 	everSynced  bool
 	syncedSeen  uint64 // generation of the last sight of the synced marker
@@ -109,6 +115,10 @@ const (
 	RefusedKey     Refusal = "bad_key"  // the key belongs to nothing of this federation
 	SkippedUnknown Refusal = "skipped"  // a key of a newer version: left alone, not an error
 	RefusedRecord  Refusal = "bad_item" // one instance inside a slice is unusable; the others stay
+	// A policy or cordon that this version does not understand: the last good one of its key stays.
+	RefusedPolicy Refusal = "policy"
+	// A registry's word for a strategy that is none.
+	RefusedStrategy Refusal = "strategy"
 )
 
 // New returns an empty Mirror that reads keys of the given schema.
@@ -120,6 +130,7 @@ func New(schema keys.Schema) *Mirror {
 		replicas: map[string]*replica{},
 		refused:  map[Refusal]uint64{},
 		dirty:    map[*service]*edit{},
+		policies: newPolicies(),
 	}
 }
 
@@ -132,11 +143,14 @@ type Changes struct {
 	Clusters bool
 	// Agents is true when an agent's record changed.
 	Agents bool
+	// Policies is true when policies or cordons changed, or their revision, or whether the store
+	// has all that is in force.
+	Policies bool
 }
 
 // Empty reports whether nothing changed.
 func (c Changes) Empty() bool {
-	return len(c.Services) == 0 && !c.Clusters && !c.Agents
+	return len(c.Services) == 0 && !c.Clusters && !c.Agents && !c.Policies
 }
 
 func (c *Changes) service(n catalog.Name) {
@@ -155,6 +169,7 @@ func (m *Mirror) Begin(storeID string) {
 	m.otherStore = storeID != m.storeID
 	m.generation++
 	m.listing = true
+	m.beginPolicies()
 	if !m.otherStore || m.refill == storeID {
 		return // a list that broke off brought some of that store's own epochs already
 	}
@@ -172,6 +187,7 @@ func (m *Mirror) Abandon() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.listing = false
+	m.abandonPolicies()
 }
 
 // Apply takes entries in the store's order and brings the mirror to revision. now is the
@@ -184,6 +200,7 @@ func (m *Mirror) Apply(now time.Time, entries []*feedv1.Entry, revision int64) C
 		m.apply(now, e, &ch)
 	}
 	m.relist()
+	m.settle(&ch)
 	if !m.listing {
 		m.revision = max(m.revision, revision)
 	}
@@ -201,6 +218,8 @@ func (m *Mirror) End(revision int64) Changes {
 	}
 	m.listing = false
 	m.storeID, m.revision = m.nextID, revision
+	m.endPolicies()
+	m.settle(&ch)
 	for name, c := range m.clusters {
 		switch {
 		case c.syncedSeen == m.generation:

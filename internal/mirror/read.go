@@ -172,8 +172,8 @@ func (m *Mirror) Refused() map[Refusal]uint64 {
 const savedReplica = "saved-view"
 
 // Save gives the mirror as a list that Begin, Apply and End read back: metas, markers, slices,
-// agents, and ages as one heartbeat. storeID is empty while the store is being refilled, so that
-// whoever reads it back is told everything again and sweeps by the rules for another store.
+// agents, policies, and ages as one heartbeat. storeID is empty while the store is being refilled,
+// so that whoever reads it back is told everything again and sweeps by the rules for another store.
 func (m *Mirror) Save(now time.Time) (storeID string, revision int64, entries []*feedv1.Entry, err error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
@@ -206,6 +206,14 @@ func (m *Mirror) Save(now time.Time) (storeID string, revision int64, entries []
 		out.add(m.schema.Format(keys.Key{Kind: keys.Agent, Cluster: k.Cluster, Node: k.Node}), a.record)
 	}
 	sortEntries(out.entries)
+	if m.policies.result.Behind {
+		storeID = ""
+	}
+	stated, err := m.policyEntries(true)
+	if err != nil {
+		return "", 0, nil, err
+	}
+	out.entries = append(stated, out.entries...)
 	// Last, because a heartbeat is about clusters that are known by then.
 	out.add(m.schema.Format(keys.Key{Kind: keys.Replica, Replica: savedReplica}), ages)
 	return storeID, m.revision, out.entries, out.err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
@@ -72,16 +73,22 @@ func (s *Store) agentKey(cluster, node string) (string, error) {
 // request runs a request of a caller outside this package. It may be repeated without harm, and
 // is, for three seconds.
 func (s *Store) request(ctx context.Context, what string, do func(context.Context) error) error {
+	return s.requestFor(ctx, what, askTimeout, do)
+}
+
+// requestFor is request with the time that one attempt may take; three times that are all of them
+// given.
+func (s *Store) requestFor(ctx context.Context, what string, attempt time.Duration, do func(context.Context) error) error {
 	leave, err := s.enter(ctx)
 	if err != nil {
 		return fmt.Errorf("store: %s: %w", what, err)
 	}
 	defer leave()
-	ctx, cancel := context.WithTimeout(ctx, 3*askTimeout)
+	ctx, cancel := context.WithTimeout(ctx, 3*attempt)
 	defer cancel()
 	var pauses backoff
 	for {
-		actx, cancel := context.WithTimeout(ctx, askTimeout)
+		actx, cancel := context.WithTimeout(ctx, attempt)
 		err := do(actx)
 		cancel()
 		if err == nil {

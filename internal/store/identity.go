@@ -43,18 +43,28 @@ func (s *Store) identify(ctx context.Context) (id string, revision int64, err er
 func (s *Store) found(ctx context.Context, lost string) error {
 	ctx, cancel := context.WithTimeout(ctx, pageTimeout)
 	defer cancel()
-	store := s.schema.Format(keys.Key{Kind: keys.Store})
-	resp, err := s.client.Get(ctx, store)
+	store, policies := s.schema.Format(keys.Key{Kind: keys.Store}), s.schema.Format(keys.Key{Kind: keys.PoliciesSynced})
+	resp, err := s.client.Txn(ctx).Then(clientv3.OpGet(store), clientv3.OpGet(policies)).Commit()
 	if err != nil {
 		return fmt.Errorf("create store id: %w", err)
 	}
-	var was int64 // the revision of the id to be replaced, 0 where there is none
-	if len(resp.Kvs) > 0 {
+	var was, marked int64 // the revisions of what is to be replaced, 0 where there is none
+	if kvs := resp.Responses[0].GetResponseRange().GetKvs(); len(kvs) > 0 {
 		var v storev1.StoreID
-		if keys.Decode(resp.Kvs[0].Value, &v) == nil && v.GetId() != "" && v.GetId() != lost {
+		if keys.Decode(kvs[0].Value, &v) == nil && v.GetId() != "" && v.GetId() != lost {
 			return nil
 		}
-		was = resp.Kvs[0].ModRevision
+		was = kvs[0].ModRevision
+	}
+	// Where only the id has vanished, a higher policy revision must not fall back to 0. What it
+	// stands for is of the time before.
+	var mark storev1.PoliciesSynced
+	if kvs := resp.Responses[1].GetResponseRange().GetKvs(); len(kvs) > 0 {
+		marked = kvs[0].ModRevision
+		if keys.Decode(kvs[0].Value, &mark) != nil {
+			mark.Reset()
+		}
+		mark.Restored = mark.GetRevision()
 	}
 	still := clientv3.Compare(clientv3.ModRevision(store), "=", was)
 	if err := s.strikeMarkers(ctx, still); err != nil {
@@ -64,18 +74,15 @@ func (s *Store) found(ctx context.Context, lost string) error {
 	if err != nil {
 		return err
 	}
-	none, err := keys.Encode(&storev1.PoliciesSynced{})
+	marker, err := keys.Encode(&mark)
 	if err != nil {
 		return err
 	}
-	policies := s.schema.Format(keys.Key{Kind: keys.PoliciesSynced})
-	_, err = s.client.Txn(ctx).If(still).Then(
+	_, err = s.client.Txn(ctx).If(still, clientv3.Compare(clientv3.ModRevision(policies), "=", marked)).Then(
 		clientv3.OpPut(store, string(id)),
+		clientv3.OpPut(policies, string(marker)),
 		clientv3.OpDelete(s.schema.Owners(), clientv3.WithPrefix()),
 		clientv3.OpDelete(s.schema.Replicas(), clientv3.WithPrefix()),
-		// Where only the id has vanished, a higher policy revision must not fall back to 0.
-		clientv3.OpTxn([]clientv3.Cmp{clientv3.Compare(clientv3.CreateRevision(policies), "=", 0)},
-			[]clientv3.Op{clientv3.OpPut(policies, string(none))}, nil),
 	).Commit()
 	if err != nil {
 		return fmt.Errorf("create store id: %w", err)
@@ -126,6 +133,9 @@ func (s *Store) probe(ctx context.Context, down <-chan struct{}) error {
 type prober struct {
 	id     string
 	failed bool
+	// told says that the store was told of the policies that the data directory remembers, as far
+	// as it had lost them.
+	told bool
 }
 
 func (s *Store) probeOnce(ctx context.Context, pr *prober) {
@@ -134,6 +144,11 @@ func (s *Store) probeOnce(ctx context.Context, pr *prober) {
 		if err = s.found(ctx, ""); err == nil {
 			id, _, err = s.identify(ctx)
 		}
+	}
+	if err == nil && !pr.told {
+		// Before anybody reads: who has no policies would take a wiped store's word that there are none.
+		err = s.recall(ctx)
+		pr.told = err == nil
 	}
 	switch {
 	case ctx.Err() != nil:

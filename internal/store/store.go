@@ -67,8 +67,8 @@ type EtcdConfig struct {
 	Endpoints []string
 	// TLS is nil for plaintext.
 	TLS *tls.Config
-	// DataDir is where epochs are remembered, so that they do not fall back when the store is
-	// lost; empty: nowhere. It is created where it is missing, locked, and bound to the federation.
+	// DataDir is where epochs and policies are remembered, so that the former do not fall back and
+	// the latter are not lost when the store is; empty: nowhere. It is created where it is missing, locked, and bound to the federation.
 	DataDir string
 }
 
@@ -86,7 +86,9 @@ type Store struct {
 	schema  keys.Schema
 	log     *slog.Logger
 	metrics *metrics
-	epochs  *epochs
+	// Run sets these two before connected is closed.
+	epochs   *epochs
+	policies *policyCopy
 
 	connected chan struct{} // closed once client is set
 	ready     chan struct{} // closed once the id is known
@@ -97,7 +99,9 @@ type Store struct {
 	mu      sync.Mutex
 	started bool
 	closing bool
-	users   sync.WaitGroup // Add only under mu and only while not closing
+	// witnessed is when the store was last believed to have gone back.
+	witnessed time.Time
+	users     sync.WaitGroup // Add only under mu and only while not closing
 }
 
 // New checks the configuration. It touches neither disk nor network.
@@ -128,6 +132,7 @@ func New(cfg Config, deps Deps) (*Store, error) {
 		log:       log,
 		metrics:   m,
 		epochs:    &epochs{},
+		policies:  &policyCopy{},
 		connected: make(chan struct{}),
 		ready:     make(chan struct{}),
 		stopped:   make(chan struct{}),
@@ -199,6 +204,9 @@ func (s *Store) openDir() (*datadir.Dir, error) {
 		return nil, err
 	}
 	if s.epochs, err = loadEpochs(dir, s.log); err != nil {
+		return nil, errors.Join(err, dir.Close())
+	}
+	if s.policies, err = loadPolicies(dir, s.log); err != nil {
 		return nil, errors.Join(err, dir.Close())
 	}
 	return dir, nil

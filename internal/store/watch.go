@@ -181,11 +181,12 @@ func (w *watcher) identify(ctx context.Context) (string, int64, error) {
 }
 
 // scan reads a prefix at one revision, page by page.
-func (s *Store) scan(ctx context.Context, prefix string, rev int64, page func([]*mvccpb.KeyValue)) error {
+func (s *Store) scan(ctx context.Context, prefix string, rev int64, page func([]*mvccpb.KeyValue), opts ...clientv3.OpOption) error {
 	end := clientv3.GetPrefixRangeEnd(prefix)
+	opts = append(opts, clientv3.WithRange(end), clientv3.WithRev(rev), clientv3.WithLimit(listPage))
 	for from := prefix; ; {
 		rctx, cancel := context.WithTimeout(ctx, pageTimeout)
-		resp, err := s.client.Get(rctx, from, clientv3.WithRange(end), clientv3.WithRev(rev), clientv3.WithLimit(listPage))
+		resp, err := s.client.Get(rctx, from, opts...)
 		cancel()
 		if err != nil {
 			return fmt.Errorf("list %s: %w", prefix, err)

@@ -1,6 +1,7 @@
 package intake
 
 import (
+	"reflect"
 	"slices"
 	"time"
 
@@ -48,7 +49,7 @@ func (i *Intake) pass(now time.Time) (Change, bool) {
 // read, and for people only.
 func sameStatus(a, b catalog.RegistryStatus) bool {
 	a.Revision, a.LastSuccess = b.Revision, b.LastSuccess
-	return a == b
+	return reflect.DeepEqual(a, b)
 }
 
 // read takes one inbox and adds to dirty what its guard believes otherwise now.
@@ -68,10 +69,11 @@ func (i *Intake) read(r *registry, now time.Time, dirty guard.Changes) {
 		mark(r.guard.Apply(now, ours, unusable...))
 	}
 	if r.stopped() && !r.emptied {
-		r.asides.reset()
-		mark(r.guard.Apply(now, catalog.Update{Full: true}))
+		ours, _ := r.translate(catalog.Update{Full: true})
+		mark(r.guard.Apply(now, ours))
 		r.emptied = true
 	}
+	r.settleStrategies()
 	i.tellHolds(r, heldBefore)
 	r.metrics.removed(&r.counted, r.guard.Removals())
 }

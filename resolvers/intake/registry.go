@@ -2,6 +2,7 @@ package intake
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"path"
 	"slices"
@@ -27,6 +28,7 @@ type registry struct {
 	running *running // its resolver under way, which may be one that shall no more run
 	heard   inbox.Heard
 	asides  asides
+	stated  strategies
 	hidden  map[catalog.ID]struct{} // instances of which another registry is believed
 	metrics registryMetrics
 	counted guard.Removals // as far as metrics know
@@ -76,9 +78,12 @@ func (r Registry) Map(u catalog.Update) catalog.Update {
 	for _, s := range snapshots {
 		ours := catalog.Snapshot{Source: s.Source, SetAside: s.SetAside}
 		for _, n := range s.Services {
-			if name, taken := r.name(n); taken {
-				ours.Services = append(ours.Services, name)
+			name, taken := r.name(n)
+			if !taken {
+				continue
 			}
+			ours.Services = append(ours.Services, name)
+			mapStrategy(&ours, name, s.Strategies[n])
 		}
 		for _, in := range s.Instances {
 			name, taken := r.name(in.Name)
@@ -97,6 +102,23 @@ func (r Registry) Map(u catalog.Update) catalog.Update {
 	return u
 }
 
+// mapStrategy gives a service of ours a strategy, unless another of the registry's that has become
+// the same service had one first.
+func mapStrategy(ours *catalog.Snapshot, n catalog.Name, kind string) {
+	first, taken := ours.Strategies[n]
+	switch {
+	case kind == "" || first == kind:
+	case taken:
+		ours.SetAside = append(slices.Clip(ours.SetAside), catalog.SetAside{
+			Record: ours.Source, Reason: fmt.Sprintf("its strategy %s for %s is not used: it states %s as well", kind, n, first),
+		})
+	case ours.Strategies == nil:
+		ours.Strategies = map[catalog.Name]string{n: kind}
+	default:
+		ours.Strategies[n] = kind
+	}
+}
+
 // translate makes ours of what a resolver published: names mapped, what we do not take left
 // out, records that cannot be used set aside. Unusable are the identities of records that
 // failed their check. It copies what it changes.
@@ -107,6 +129,7 @@ func (r *registry) translate(u catalog.Update) (ours catalog.Update, unusable []
 	if u.Full {
 		r.asides.reset()
 	}
+	r.stated.begin(u.Full, u.Explicit)
 	ours = u
 	ours.Snapshots = make([]catalog.Snapshot, 0, len(u.Snapshots))
 	seen := map[string]map[catalog.ID]struct{}{}
@@ -116,6 +139,7 @@ func (r *registry) translate(u catalog.Update) (ours catalog.Update, unusable []
 			ids = make(map[catalog.ID]struct{}, len(s.Instances))
 			seen[s.Source] = ids
 			r.asides.forget(s.Source)
+			r.stated.forget(s.Source, u.Explicit)
 		}
 		snap := catalog.Snapshot{Source: s.Source, Services: r.names(s)}
 		for _, in := range s.Instances {
@@ -145,6 +169,7 @@ func (r *registry) translate(u catalog.Update) (ours catalog.Update, unusable []
 		}
 		ours.Snapshots = append(ours.Snapshots, snap)
 	}
+	r.stated.end()
 	return ours, unusable
 }
 
@@ -161,6 +186,7 @@ func (r *registry) names(s catalog.Snapshot) []catalog.Name {
 			continue
 		}
 		names = append(names, ours)
+		r.stated.add(s.Source, ours, s.Strategies[n])
 	}
 	return names
 }
@@ -193,6 +219,7 @@ func (r *registry) status() catalog.RegistryStatus {
 		st.LastError = printable(r.heard.Failure.Error())
 	}
 	st.SetAsides = r.asides.words()
+	st.Strategies = r.stated.inForce
 	return st
 }
 

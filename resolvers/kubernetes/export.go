@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/farcall/farcall/internal/catalog"
+	"github.com/farcall/farcall/strategy"
 )
 
 // The annotations of a Service that are read.
@@ -23,6 +24,9 @@ const (
 	// PortAnnotation is the name or number of the Service's port at which the application is
 	// called. Where the Service states no ports, it is the instances' own port.
 	PortAnnotation = "farcall.io/port"
+	// StrategyAnnotation is the cluster strategy of calls of the service by callers in the same
+	// cluster: a policy of the service, for them.
+	StrategyAnnotation = "farcall.io/strategy"
 	// AppIDAnnotation names the service. Dapr's operator writes it on the <app-id>-dapr Services
 	// that it makes.
 	AppIDAnnotation = "dapr.io/app-id"
@@ -52,10 +56,15 @@ type service struct {
 	taken bool
 	// aside says what of its annotations cannot be used.
 	aside []catalog.SetAside
+	// remark says that StrategyAnnotation is there and does not count, which changes nothing else.
+	remark catalog.SetAside
 	// ports are the Service's own, TCP only, in its order.
 	ports []port
 	// port is the word of PortAnnotation.
-	port     string
+	port string
+	// strategy is the word of StrategyAnnotation in its canonical spelling; empty where there is
+	// none that counts.
+	strategy string
 	families []discoveryv1.AddressType
 	// external is the name of an ExternalName Service.
 	external string
@@ -64,6 +73,11 @@ type service struct {
 
 // same reports whether two say the same, revisions apart.
 func (s *service) same(o *service) bool {
+	return s.sameInstances(o) && s.strategy == o.strategy && s.remark == o.remark
+}
+
+// sameInstances reports whether two say the same of the instances behind them.
+func (s *service) sameInstances(o *service) bool {
 	return s.name == o.name && s.taken == o.taken && s.port == o.port && s.external == o.external &&
 		slices.Equal(s.aside, o.aside) && slices.Equal(s.ports, o.ports) && slices.Equal(s.families, o.families)
 }
@@ -104,9 +118,20 @@ func (r rule) read(s *corev1.Service) *service {
 		port:     s.Annotations[PortAnnotation],
 		revision: s.ResourceVersion,
 	}
+	record := s.Namespace + "/" + s.Name
 	taken, wrong := r.takes(s)
 	if out.taken = taken; wrong != "" {
-		out.aside = []catalog.SetAside{{Record: s.Namespace + "/" + s.Name, Reason: wrong}}
+		out.aside = []catalog.SetAside{{Record: record, Reason: wrong}}
+	}
+	if word, ok := s.Annotations[StrategyAnnotation]; ok {
+		switch kind, err := strategy.Parse(word); {
+		case err != nil:
+			out.remark = catalog.SetAside{Record: record, Reason: fmt.Sprintf("annotation %s: %v", StrategyAnnotation, err)}
+		case !taken:
+			out.remark = catalog.SetAside{Record: record, Reason: fmt.Sprintf("annotation %s counts for nobody: the Service is not exported", StrategyAnnotation)}
+		default:
+			out.strategy = string(kind)
+		}
 	}
 	for _, p := range s.Spec.Ports {
 		if p.Protocol == "" || p.Protocol == corev1.ProtocolTCP {

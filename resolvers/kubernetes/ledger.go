@@ -50,8 +50,16 @@ type group struct {
 // taken reports whether the Service is there and taken.
 func (g *group) taken() bool { return g != nil && g.service != nil && g.service.taken }
 
+// wanted reports whether the Service is taken, or says in words that nobody understands whether it
+// shall be.
+func (g *group) wanted() bool {
+	return g.service != nil && (g.service.taken || len(g.service.aside) > 0)
+}
+
 // told reports whether something of the Service is published.
-func (g *group) told() bool { return g.service != nil && (g.service.taken || len(g.service.aside) > 0) }
+func (g *group) told() bool {
+	return g.wanted() || g.service != nil && g.service.remark != (catalog.SetAside{})
+}
 
 // family is the address type whose slices count: of a dual-stack Service, which has each Pod in
 // a slice of each family, the first family of the Service that there are endpoints of. Kubernetes
@@ -149,7 +157,12 @@ func (l *ledger) takeService(k key, is *service) {
 		g.service = is
 		return
 	}
-	told := was != nil && g.told()
+	told, wanted := was != nil && g.told(), was != nil && g.wanted()
+	if was != nil && was.sameInstances(is) {
+		g.service = is
+		l.mark(k, false) // its slices have nothing new to tell
+		return
+	}
 	l.unname(k, was)
 	g.service = is
 	if is.taken {
@@ -161,7 +174,7 @@ func (l *ledger) takeService(k key, is *service) {
 	}
 	// Whoever changes a Service so that its name goes, or its external host, does so on purpose; one
 	// whose annotation is no word that is known said nothing.
-	gone := told && !g.told() || was != nil && was.taken && is.taken && was.name != is.name
+	gone := wanted && !g.wanted() || was != nil && was.taken && is.taken && was.name != is.name
 	l.mark(k, gone || was != nil && was.external != is.external)
 	renumbered := was != nil && (was.port != is.port || !slices.Equal(was.ports, is.ports))
 	for name, s := range g.slices {
@@ -313,7 +326,7 @@ func (l *ledger) markOthers(k key, keys map[string]struct{}) {
 // away on purpose. It is empty afterwards.
 func (l *ledger) changes() (plain, purpose []catalog.Snapshot) {
 	for _, s := range sorted(l.dirty) {
-		if snap := l.snapshot(s); l.dirty[s] && len(snap.SetAside) == 0 {
+		if snap := l.snapshot(s); l.dirty[s] && !l.unclear(s, snap) {
 			purpose = append(purpose, snap)
 		} else {
 			plain = append(plain, snap)
@@ -321,6 +334,15 @@ func (l *ledger) changes() (plain, purpose []catalog.Snapshot) {
 	}
 	clear(l.dirty)
 	return plain, purpose
+}
+
+// unclear reports whether something of a source had to be set aside on which the rest depends.
+func (l *ledger) unclear(s source, snap catalog.Snapshot) bool {
+	remarks := 0
+	if g := l.groups[s.key]; !s.slice && g != nil && g.service != nil && g.service.remark != (catalog.SetAside{}) {
+		remarks = 1
+	}
+	return len(snap.SetAside) > remarks
 }
 
 // everything gives every source that is published, and counts as having told all changes.
@@ -349,8 +371,14 @@ func (l *ledger) snapshot(s source) catalog.Snapshot {
 		return snap
 	}
 	snap.SetAside = g.service.aside
+	if g.service.remark != (catalog.SetAside{}) {
+		snap.SetAside = append(slices.Clip(snap.SetAside), g.service.remark)
+	}
 	if g.service.taken {
 		snap.Services = []catalog.Name{g.service.name}
+		if g.service.strategy != "" {
+			snap.Strategies = map[catalog.Name]string{g.service.name: g.service.strategy}
+		}
 		l.outside(s.key, g.service, &snap)
 	}
 	return snap

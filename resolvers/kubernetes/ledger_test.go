@@ -58,6 +58,9 @@ func told(l *ledger) []string {
 		text := mark + s.Source + ":"
 		for _, n := range s.Services {
 			text += " [" + n.String() + "]"
+			if kind := s.Strategies[n]; kind != "" {
+				text += " = " + kind
+			}
 		}
 		for _, i := range s.Instances {
 			text += " " + strings.TrimPrefix(i.String(), "/")

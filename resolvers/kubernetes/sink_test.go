@@ -26,8 +26,11 @@ type record struct{ resolvertest.Record }
 
 func newRecord() *record { return &record{resolvertest.Record{Describe: describe}} }
 
-// describe gives a line for each instance.
+// describe gives a line for each instance, and one for each strategy.
 func describe(s catalog.Snapshot) (lines []string) {
+	for n, kind := range s.Strategies {
+		lines = append(lines, n.String()+" = "+kind)
+	}
 	for _, i := range s.Instances {
 		line := fmt.Sprintf("%s/%s %s:%d w=%d %s", strings.TrimPrefix(i.Name.String(), "/"), i.Instance, i.Address, i.Port, i.Weight, i.Health)
 		if i.Relay != "" {

@@ -13,6 +13,7 @@ import (
 
 	feedv1 "github.com/farcall/farcall/api/farcall/feed/v1"
 	"github.com/farcall/farcall/internal/catalog"
+	"github.com/farcall/farcall/strategy"
 )
 
 // What contributors may make this replica hold.
@@ -94,8 +95,21 @@ func readContribution(cluster string, m *feedv1.Contribution) (part, error) {
 
 func readSnapshot(cluster string, s *feedv1.Snapshot) catalog.Snapshot {
 	out := catalog.Snapshot{Source: s.GetSource()}
-	for _, n := range s.GetServices() {
-		out.Services = append(out.Services, catalog.Name{Namespace: n.GetNamespace(), Service: n.GetService()})
+	for _, s := range s.GetServices() {
+		n := catalog.Name{Namespace: s.GetNamespace(), Service: s.GetService()}
+		out.Services = append(out.Services, n)
+		if s.GetStrategy() == "" {
+			continue
+		}
+		kind, err := strategy.Parse(s.GetStrategy())
+		if err != nil {
+			out.SetAside = append(out.SetAside, catalog.SetAside{Record: cut(n.String()), Reason: cut(err.Error())})
+			continue
+		}
+		if out.Strategies == nil {
+			out.Strategies = map[catalog.Name]string{}
+		}
+		out.Strategies[n] = string(kind)
 	}
 	for _, r := range s.GetInstances() {
 		i := catalog.InstanceFromProto(r)

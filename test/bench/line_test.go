@@ -30,7 +30,6 @@ import (
 	"github.com/farcall/farcall/internal/testkit"
 	"github.com/farcall/farcall/resolvers"
 	"github.com/farcall/farcall/resolvers/intake"
-	"github.com/farcall/farcall/strategy"
 	"github.com/farcall/farcall/synchronizer"
 )
 
@@ -134,7 +133,7 @@ func federation(b *testing.B, regs map[string]*push) (http map[string]string) {
 		a, err := agent.New(agent.Config{
 			Cluster: name, Node: name + "-1",
 			Synchronizers: []string{synchronizer},
-			Intake:        registries(name, r), Strategy: strategy.Default, Address: d.Internal.Addr().String(), AccessLog: "off",
+			Intake:        registries(name, r), Address: d.Internal.Addr().String(), AccessLog: "off",
 		}, d)
 		if err != nil {
 			b.Fatal(err)

@@ -102,10 +102,12 @@ func (d *document) yaml(b *block) error {
 		_, err = config.ParseSynchronizer(name, text)
 	case "agent":
 		_, err = config.ParseAgent(name, text)
+	case "policy":
+		_, err = config.ParsePolicies(name, text)
 	case "file":
 		err = d.registry(b)
 	default:
-		return fmt.Errorf("nothing reads yaml that is marked %q: want synchronizer, agent or file", b.kind)
+		return fmt.Errorf("nothing reads yaml that is marked %q: want synchronizer, agent, policy or file", b.kind)
 	}
 	if err != nil || b.set["file"] == "" {
 		return err

@@ -74,8 +74,10 @@ type instance struct {
 	port   int
 	server *http.Server
 	hits   atomic.Int64
-	l      net.Listener
-	done   chan struct{}
+	// failing makes every answer a server error.
+	failing atomic.Bool
+	l       net.Listener
+	done    chan struct{}
 }
 
 // options of a world.
@@ -177,6 +179,9 @@ func (c *cluster) start(t *testing.T, id string) {
 			return // the caller is gone
 		}
 		w.Header().Set("X-Served-By", c.name+"/"+id)
+		if i.failing.Load() {
+			w.WriteHeader(http.StatusInternalServerError)
+		}
 		fmt.Fprintf(w, "%s %s %s %s", r.Method, r.URL.RequestURI(), c.name+"/"+id, b)
 	})}
 	done, server := i.done, i.server
@@ -199,6 +204,7 @@ type answer struct {
 	servedBy string
 	strategy string
 	attempts string
+	reason   string
 	body     string
 }
 
@@ -230,7 +236,7 @@ func (w *world) call(from, method, path string, headers ...string) (answer, erro
 	defer resp.Body.Close()
 	b, err := io.ReadAll(resp.Body)
 	h := resp.Header
-	return answer{resp.StatusCode, h.Get("farcall-served-by"), h.Get("farcall-strategy"), h.Get("farcall-attempts"), string(b)}, err
+	return answer{resp.StatusCode, h.Get("farcall-served-by"), h.Get("farcall-strategy"), h.Get("farcall-attempts"), h.Get("farcall-reason"), string(b)}, err
 }
 
 // get gives the body of a page.
@@ -297,12 +303,13 @@ type fileRegistry struct {
 	path string
 	list map[string]string
 	more string // further services
+	says string // what every instance's record says besides: "health: DRAINING"
 }
 
 func (f *fileRegistry) config() string { return "{file: {path: " + f.path + "}}" }
 
 func (f *fileRegistry) put(id string, port int, node string) {
-	f.list[id] = fmt.Sprintf("      - {id: %s, address: 127.0.0.1, port: %d, node: %s}\n", id, port, node)
+	f.list[id] = fmt.Sprintf("      - {id: %s, address: 127.0.0.1, port: %d, node: %s%%s}\n", id, port, node)
 	f.save()
 }
 
@@ -317,7 +324,11 @@ func (f *fileRegistry) save() {
 		text = "services:\n  - name: cart\n    instances: []\n"
 	}
 	for _, l := range f.list {
-		text += l
+		says := f.says
+		if says != "" {
+			says = ", " + says
+		}
+		text += fmt.Sprintf(l, says)
 	}
 	text += f.more
 	if err := errors.Join(os.WriteFile(f.path+".new", []byte(text), 0o600), os.Rename(f.path+".new", f.path)); err != nil {

@@ -19,7 +19,6 @@ import (
 	"github.com/farcall/farcall/resolvers"
 	"github.com/farcall/farcall/resolvers/consul"
 	"github.com/farcall/farcall/resolvers/mdns"
-	"github.com/farcall/farcall/strategy"
 )
 
 // Agent runs an agent until ctx is done; then it drains and returns nil.
@@ -57,15 +56,10 @@ func agentParts(c *config.Agent, dir *datadir.Dir, l *listeners, log *slog.Logge
 		Synchronizers: c.Synchronizers,
 		AccessLog:     c.AccessLog,
 		Version:       version.Get().Version,
-		Strategy:      strategy.Default,
+		Base:          c.Base(),
 	}
 	deps := agent.Deps{Log: log, Registry: registry}
 	var err error
-	if c.Strategy != "" {
-		if cfg.Strategy, err = strategy.Parse(c.Strategy); err != nil {
-			return cfg, deps, fmt.Errorf("strategy: %w", err)
-		}
-	}
 	kinds := newRegistries(log, registry)
 	if cfg.Intake, err = kinds.intake(c.Cluster, c.Resolvers, c.Guard); err != nil {
 		return cfg, deps, err

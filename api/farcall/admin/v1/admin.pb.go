@@ -9,8 +9,9 @@
 package adminv1
 
 import (
-	v1 "github.com/farcall/farcall/api/farcall/catalog/v1"
-	v11 "github.com/farcall/farcall/api/farcall/store/v1"
+	v11 "github.com/farcall/farcall/api/farcall/catalog/v1"
+	v1 "github.com/farcall/farcall/api/farcall/policy/v1"
+	v12 "github.com/farcall/farcall/api/farcall/store/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
@@ -84,14 +85,1026 @@ func (x WatchInstancesResponse_Type) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use WatchInstancesResponse_Type.Descriptor instead.
 func (WatchInstancesResponse_Type) EnumDescriptor() ([]byte, []int) {
-	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{11, 0}
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{28, 0}
+}
+
+type PutPolicyRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Policy *v1.Policy             `protobuf:"bytes,1,opt,name=policy,proto3" json:"policy,omitempty"`
+	// The revision that the stored policy of this target and from must have, 0 where there must be
+	// none. Unset: whatever is stored is replaced.
+	IfRevision    *uint64 `protobuf:"varint,2,opt,name=if_revision,json=ifRevision,proto3,oneof" json:"if_revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutPolicyRequest) Reset() {
+	*x = PutPolicyRequest{}
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutPolicyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutPolicyRequest) ProtoMessage() {}
+
+func (x *PutPolicyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutPolicyRequest.ProtoReflect.Descriptor instead.
+func (*PutPolicyRequest) Descriptor() ([]byte, []int) {
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *PutPolicyRequest) GetPolicy() *v1.Policy {
+	if x != nil {
+		return x.Policy
+	}
+	return nil
+}
+
+func (x *PutPolicyRequest) GetIfRevision() uint64 {
+	if x != nil && x.IfRevision != nil {
+		return *x.IfRevision
+	}
+	return 0
+}
+
+type PutPolicyResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As it was written, words in their canonical spelling.
+	Policy *v1.Policy `protobuf:"bytes,1,opt,name=policy,proto3" json:"policy,omitempty"`
+	// What is accepted and yet may be a mistake: a cluster that nobody has heard of.
+	Warnings      []string `protobuf:"bytes,2,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutPolicyResponse) Reset() {
+	*x = PutPolicyResponse{}
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutPolicyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutPolicyResponse) ProtoMessage() {}
+
+func (x *PutPolicyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutPolicyResponse.ProtoReflect.Descriptor instead.
+func (*PutPolicyResponse) Descriptor() ([]byte, []int) {
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *PutPolicyResponse) GetPolicy() *v1.Policy {
+	if x != nil {
+		return x.Policy
+	}
+	return nil
+}
+
+func (x *PutPolicyResponse) GetWarnings() []string {
+	if x != nil {
+		return x.Warnings
+	}
+	return nil
+}
+
+type DeletePolicyRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Target        *v1.Target             `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"`
+	From          []string               `protobuf:"bytes,2,rep,name=from,proto3" json:"from,omitempty"`
+	IfRevision    *uint64                `protobuf:"varint,3,opt,name=if_revision,json=ifRevision,proto3,oneof" json:"if_revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeletePolicyRequest) Reset() {
+	*x = DeletePolicyRequest{}
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeletePolicyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeletePolicyRequest) ProtoMessage() {}
+
+func (x *DeletePolicyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeletePolicyRequest.ProtoReflect.Descriptor instead.
+func (*DeletePolicyRequest) Descriptor() ([]byte, []int) {
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *DeletePolicyRequest) GetTarget() *v1.Target {
+	if x != nil {
+		return x.Target
+	}
+	return nil
+}
+
+func (x *DeletePolicyRequest) GetFrom() []string {
+	if x != nil {
+		return x.From
+	}
+	return nil
+}
+
+func (x *DeletePolicyRequest) GetIfRevision() uint64 {
+	if x != nil && x.IfRevision != nil {
+		return *x.IfRevision
+	}
+	return 0
+}
+
+type DeletePolicyResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The revision of all policies and cordons after the deletion.
+	Revision      uint64 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeletePolicyResponse) Reset() {
+	*x = DeletePolicyResponse{}
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeletePolicyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeletePolicyResponse) ProtoMessage() {}
+
+func (x *DeletePolicyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeletePolicyResponse.ProtoReflect.Descriptor instead.
+func (*DeletePolicyResponse) Descriptor() ([]byte, []int) {
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *DeletePolicyResponse) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+type ListPoliciesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Do not ask the other synchronizers which agents follow them; they set this among themselves.
+	Here          bool `protobuf:"varint,1,opt,name=here,proto3" json:"here,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListPoliciesRequest) Reset() {
+	*x = ListPoliciesRequest{}
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListPoliciesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListPoliciesRequest) ProtoMessage() {}
+
+func (x *ListPoliciesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListPoliciesRequest.ProtoReflect.Descriptor instead.
+func (*ListPoliciesRequest) Descriptor() ([]byte, []int) {
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *ListPoliciesRequest) GetHere() bool {
+	if x != nil {
+		return x.Here
+	}
+	return false
+}
+
+type ListPoliciesResponse struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Policies []*PolicyStatus        `protobuf:"bytes,1,rep,name=policies,proto3" json:"policies,omitempty"`
+	// Of all policies and cordons.
+	Revision uint64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	// How many agents follow the feed now, and how many of them have applied this revision whole.
+	Agents  uint32 `protobuf:"varint,3,opt,name=agents,proto3" json:"agents,omitempty"`
+	Applied uint32 `protobuf:"varint,4,opt,name=applied,proto3" json:"applied,omitempty"`
+	// Policies that agents do not understand and therefore do not follow, "node: why".
+	Refused       []string `protobuf:"bytes,5,rep,name=refused,proto3" json:"refused,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListPoliciesResponse) Reset() {
+	*x = ListPoliciesResponse{}
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListPoliciesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListPoliciesResponse) ProtoMessage() {}
+
+func (x *ListPoliciesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListPoliciesResponse.ProtoReflect.Descriptor instead.
+func (*ListPoliciesResponse) Descriptor() ([]byte, []int) {
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ListPoliciesResponse) GetPolicies() []*PolicyStatus {
+	if x != nil {
+		return x.Policies
+	}
+	return nil
+}
+
+func (x *ListPoliciesResponse) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *ListPoliciesResponse) GetAgents() uint32 {
+	if x != nil {
+		return x.Agents
+	}
+	return 0
+}
+
+func (x *ListPoliciesResponse) GetApplied() uint32 {
+	if x != nil {
+		return x.Applied
+	}
+	return 0
+}
+
+func (x *ListPoliciesResponse) GetRefused() []string {
+	if x != nil {
+		return x.Refused
+	}
+	return nil
+}
+
+type PolicyStatus struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Policy        *v1.Policy             `protobuf:"bytes,1,opt,name=policy,proto3" json:"policy,omitempty"`
+	Warnings      []string               `protobuf:"bytes,2,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PolicyStatus) Reset() {
+	*x = PolicyStatus{}
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PolicyStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PolicyStatus) ProtoMessage() {}
+
+func (x *PolicyStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PolicyStatus.ProtoReflect.Descriptor instead.
+func (*PolicyStatus) Descriptor() ([]byte, []int) {
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *PolicyStatus) GetPolicy() *v1.Policy {
+	if x != nil {
+		return x.Policy
+	}
+	return nil
+}
+
+func (x *PolicyStatus) GetWarnings() []string {
+	if x != nil {
+		return x.Warnings
+	}
+	return nil
+}
+
+type PreviewPolicyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The policy as it would be put; or, with delete, whose target and from are given back.
+	Policy *v1.Policy `protobuf:"bytes,1,opt,name=policy,proto3" json:"policy,omitempty"`
+	Delete bool       `protobuf:"varint,2,opt,name=delete,proto3" json:"delete,omitempty"`
+	// Ask the agents that are connected to this synchronizer and nobody else, and compute nothing:
+	// computed_for then names the clusters concerned of which no agent answered here. They set this
+	// among themselves.
+	Here          bool `protobuf:"varint,3,opt,name=here,proto3" json:"here,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PreviewPolicyRequest) Reset() {
+	*x = PreviewPolicyRequest{}
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PreviewPolicyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PreviewPolicyRequest) ProtoMessage() {}
+
+func (x *PreviewPolicyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PreviewPolicyRequest.ProtoReflect.Descriptor instead.
+func (*PreviewPolicyRequest) Descriptor() ([]byte, []int) {
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *PreviewPolicyRequest) GetPolicy() *v1.Policy {
+	if x != nil {
+		return x.Policy
+	}
+	return nil
+}
+
+func (x *PreviewPolicyRequest) GetDelete() bool {
+	if x != nil {
+		return x.Delete
+	}
+	return false
+}
+
+func (x *PreviewPolicyRequest) GetHere() bool {
+	if x != nil {
+		return x.Here
+	}
+	return false
+}
+
+type PreviewPolicyResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Services whose calls would go elsewhere, most calls first.
+	Moves []*Move `protobuf:"bytes,1,rep,name=moves,proto3" json:"moves,omitempty"`
+	// How many live agents there are of the clusters concerned, and how many of them answered.
+	Agents   uint32   `protobuf:"varint,2,opt,name=agents,proto3" json:"agents,omitempty"`
+	Answered uint32   `protobuf:"varint,3,opt,name=answered,proto3" json:"answered,omitempty"`
+	Warnings []string `protobuf:"bytes,4,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	// Clusters concerned that have no live agent, or none that answered: what is said of their callers
+	// was computed by the synchronizer, without counters.
+	ComputedFor   []string `protobuf:"bytes,5,rep,name=computed_for,json=computedFor,proto3" json:"computed_for,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PreviewPolicyResponse) Reset() {
+	*x = PreviewPolicyResponse{}
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PreviewPolicyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PreviewPolicyResponse) ProtoMessage() {}
+
+func (x *PreviewPolicyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PreviewPolicyResponse.ProtoReflect.Descriptor instead.
+func (*PreviewPolicyResponse) Descriptor() ([]byte, []int) {
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *PreviewPolicyResponse) GetMoves() []*Move {
+	if x != nil {
+		return x.Moves
+	}
+	return nil
+}
+
+func (x *PreviewPolicyResponse) GetAgents() uint32 {
+	if x != nil {
+		return x.Agents
+	}
+	return 0
+}
+
+func (x *PreviewPolicyResponse) GetAnswered() uint32 {
+	if x != nil {
+		return x.Answered
+	}
+	return 0
+}
+
+func (x *PreviewPolicyResponse) GetWarnings() []string {
+	if x != nil {
+		return x.Warnings
+	}
+	return nil
+}
+
+func (x *PreviewPolicyResponse) GetComputedFor() []string {
+	if x != nil {
+		return x.ComputedFor
+	}
+	return nil
+}
+
+// Move is what would become of the calls of one service from one cluster.
+type Move struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Service   string                 `protobuf:"bytes,2,opt,name=service,proto3" json:"service,omitempty"`
+	From      string                 `protobuf:"bytes,3,opt,name=from,proto3" json:"from,omitempty"`
+	// Calls in the agents' window, which is the last minute.
+	Calls          uint64   `protobuf:"varint,4,opt,name=calls,proto3" json:"calls,omitempty"`
+	StrategyBefore string   `protobuf:"bytes,5,opt,name=strategy_before,json=strategyBefore,proto3" json:"strategy_before,omitempty"`
+	StrategyAfter  string   `protobuf:"bytes,6,opt,name=strategy_after,json=strategyAfter,proto3" json:"strategy_after,omitempty"`
+	Clusters       []*Shift `protobuf:"bytes,7,rep,name=clusters,proto3" json:"clusters,omitempty"`
+	// Why nobody could be called, before and after; empty where somebody could.
+	UnavailableBefore string `protobuf:"bytes,8,opt,name=unavailable_before,json=unavailableBefore,proto3" json:"unavailable_before,omitempty"`
+	UnavailableAfter  string `protobuf:"bytes,9,opt,name=unavailable_after,json=unavailableAfter,proto3" json:"unavailable_after,omitempty"`
+	// How many agents said so; 0 where the synchronizer computed it.
+	Agents        uint32 `protobuf:"varint,10,opt,name=agents,proto3" json:"agents,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Move) Reset() {
+	*x = Move{}
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Move) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Move) ProtoMessage() {}
+
+func (x *Move) ProtoReflect() protoreflect.Message {
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Move.ProtoReflect.Descriptor instead.
+func (*Move) Descriptor() ([]byte, []int) {
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Move) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *Move) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *Move) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *Move) GetCalls() uint64 {
+	if x != nil {
+		return x.Calls
+	}
+	return 0
+}
+
+func (x *Move) GetStrategyBefore() string {
+	if x != nil {
+		return x.StrategyBefore
+	}
+	return ""
+}
+
+func (x *Move) GetStrategyAfter() string {
+	if x != nil {
+		return x.StrategyAfter
+	}
+	return ""
+}
+
+func (x *Move) GetClusters() []*Shift {
+	if x != nil {
+		return x.Clusters
+	}
+	return nil
+}
+
+func (x *Move) GetUnavailableBefore() string {
+	if x != nil {
+		return x.UnavailableBefore
+	}
+	return ""
+}
+
+func (x *Move) GetUnavailableAfter() string {
+	if x != nil {
+		return x.UnavailableAfter
+	}
+	return ""
+}
+
+func (x *Move) GetAgents() uint32 {
+	if x != nil {
+		return x.Agents
+	}
+	return 0
+}
+
+// Shift is the part of the calls that one cluster gets, in percent.
+type Shift struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Cluster       string                 `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	Before        float64                `protobuf:"fixed64,2,opt,name=before,proto3" json:"before,omitempty"`
+	After         float64                `protobuf:"fixed64,3,opt,name=after,proto3" json:"after,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Shift) Reset() {
+	*x = Shift{}
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Shift) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Shift) ProtoMessage() {}
+
+func (x *Shift) ProtoReflect() protoreflect.Message {
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Shift.ProtoReflect.Descriptor instead.
+func (*Shift) Descriptor() ([]byte, []int) {
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Shift) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *Shift) GetBefore() float64 {
+	if x != nil {
+		return x.Before
+	}
+	return 0
+}
+
+func (x *Shift) GetAfter() float64 {
+	if x != nil {
+		return x.After
+	}
+	return 0
+}
+
+type CordonRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its since, author and revision are set by the synchronizer where they are empty.
+	Cordon *v1.Cordon `protobuf:"bytes,1,opt,name=cordon,proto3" json:"cordon,omitempty"`
+	// In place of cordon.expires: from now on.
+	Ttl           *durationpb.Duration `protobuf:"bytes,2,opt,name=ttl,proto3" json:"ttl,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CordonRequest) Reset() {
+	*x = CordonRequest{}
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CordonRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CordonRequest) ProtoMessage() {}
+
+func (x *CordonRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CordonRequest.ProtoReflect.Descriptor instead.
+func (*CordonRequest) Descriptor() ([]byte, []int) {
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *CordonRequest) GetCordon() *v1.Cordon {
+	if x != nil {
+		return x.Cordon
+	}
+	return nil
+}
+
+func (x *CordonRequest) GetTtl() *durationpb.Duration {
+	if x != nil {
+		return x.Ttl
+	}
+	return nil
+}
+
+type CordonResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Cordon        *v1.Cordon             `protobuf:"bytes,1,opt,name=cordon,proto3" json:"cordon,omitempty"`
+	Warnings      []string               `protobuf:"bytes,2,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CordonResponse) Reset() {
+	*x = CordonResponse{}
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CordonResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CordonResponse) ProtoMessage() {}
+
+func (x *CordonResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CordonResponse.ProtoReflect.Descriptor instead.
+func (*CordonResponse) Descriptor() ([]byte, []int) {
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *CordonResponse) GetCordon() *v1.Cordon {
+	if x != nil {
+		return x.Cordon
+	}
+	return nil
+}
+
+func (x *CordonResponse) GetWarnings() []string {
+	if x != nil {
+		return x.Warnings
+	}
+	return nil
+}
+
+type UncordonRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Cluster       string                 `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	Namespace     string                 `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Service       string                 `protobuf:"bytes,3,opt,name=service,proto3" json:"service,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UncordonRequest) Reset() {
+	*x = UncordonRequest{}
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UncordonRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UncordonRequest) ProtoMessage() {}
+
+func (x *UncordonRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UncordonRequest.ProtoReflect.Descriptor instead.
+func (*UncordonRequest) Descriptor() ([]byte, []int) {
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *UncordonRequest) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *UncordonRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *UncordonRequest) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+type UncordonResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Revision      uint64                 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UncordonResponse) Reset() {
+	*x = UncordonResponse{}
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UncordonResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UncordonResponse) ProtoMessage() {}
+
+func (x *UncordonResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UncordonResponse.ProtoReflect.Descriptor instead.
+func (*UncordonResponse) Descriptor() ([]byte, []int) {
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *UncordonResponse) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+type ListCordonsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListCordonsRequest) Reset() {
+	*x = ListCordonsRequest{}
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListCordonsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListCordonsRequest) ProtoMessage() {}
+
+func (x *ListCordonsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListCordonsRequest.ProtoReflect.Descriptor instead.
+func (*ListCordonsRequest) Descriptor() ([]byte, []int) {
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{15}
+}
+
+type ListCordonsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Cordons       []*v1.Cordon           `protobuf:"bytes,1,rep,name=cordons,proto3" json:"cordons,omitempty"`
+	Revision      uint64                 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListCordonsResponse) Reset() {
+	*x = ListCordonsResponse{}
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListCordonsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListCordonsResponse) ProtoMessage() {}
+
+func (x *ListCordonsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListCordonsResponse.ProtoReflect.Descriptor instead.
+func (*ListCordonsResponse) Descriptor() ([]byte, []int) {
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *ListCordonsResponse) GetCordons() []*v1.Cordon {
+	if x != nil {
+		return x.Cordons
+	}
+	return nil
+}
+
+func (x *ListCordonsResponse) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
 }
 
 // ClusterStatus goes with every list: how much its part of the list may be trusted.
 type ClusterStatus struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Cluster string                 `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
-	State   v1.ClusterState        `protobuf:"varint,2,opt,name=state,proto3,enum=farcall.catalog.v1.ClusterState" json:"state,omitempty"`
+	State   v11.ClusterState       `protobuf:"varint,2,opt,name=state,proto3,enum=farcall.catalog.v1.ClusterState" json:"state,omitempty"`
 	// Time since the cluster's registries were last confirmed to say what is listed; unset
 	// where the cluster was never synced.
 	Age           *durationpb.Duration `protobuf:"bytes,3,opt,name=age,proto3" json:"age,omitempty"`
@@ -101,7 +1114,7 @@ type ClusterStatus struct {
 
 func (x *ClusterStatus) Reset() {
 	*x = ClusterStatus{}
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[0]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -113,7 +1126,7 @@ func (x *ClusterStatus) String() string {
 func (*ClusterStatus) ProtoMessage() {}
 
 func (x *ClusterStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[0]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -126,7 +1139,7 @@ func (x *ClusterStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterStatus.ProtoReflect.Descriptor instead.
 func (*ClusterStatus) Descriptor() ([]byte, []int) {
-	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{0}
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ClusterStatus) GetCluster() string {
@@ -136,11 +1149,11 @@ func (x *ClusterStatus) GetCluster() string {
 	return ""
 }
 
-func (x *ClusterStatus) GetState() v1.ClusterState {
+func (x *ClusterStatus) GetState() v11.ClusterState {
 	if x != nil {
 		return x.State
 	}
-	return v1.ClusterState(0)
+	return v11.ClusterState(0)
 }
 
 func (x *ClusterStatus) GetAge() *durationpb.Duration {
@@ -160,7 +1173,7 @@ type ListClustersRequest struct {
 
 func (x *ListClustersRequest) Reset() {
 	*x = ListClustersRequest{}
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[1]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -172,7 +1185,7 @@ func (x *ListClustersRequest) String() string {
 func (*ListClustersRequest) ProtoMessage() {}
 
 func (x *ListClustersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[1]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -185,7 +1198,7 @@ func (x *ListClustersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListClustersRequest.ProtoReflect.Descriptor instead.
 func (*ListClustersRequest) Descriptor() ([]byte, []int) {
-	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{1}
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ListClustersRequest) GetMaxStaleness() *durationpb.Duration {
@@ -204,7 +1217,7 @@ type ListClustersResponse struct {
 
 func (x *ListClustersResponse) Reset() {
 	*x = ListClustersResponse{}
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[2]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -216,7 +1229,7 @@ func (x *ListClustersResponse) String() string {
 func (*ListClustersResponse) ProtoMessage() {}
 
 func (x *ListClustersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[2]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -229,7 +1242,7 @@ func (x *ListClustersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListClustersResponse.ProtoReflect.Descriptor instead.
 func (*ListClustersResponse) Descriptor() ([]byte, []int) {
-	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{2}
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ListClustersResponse) GetClusters() []*Cluster {
@@ -242,23 +1255,23 @@ func (x *ListClustersResponse) GetClusters() []*Cluster {
 type Cluster struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	State v1.ClusterState        `protobuf:"varint,2,opt,name=state,proto3,enum=farcall.catalog.v1.ClusterState" json:"state,omitempty"`
+	State v11.ClusterState       `protobuf:"varint,2,opt,name=state,proto3,enum=farcall.catalog.v1.ClusterState" json:"state,omitempty"`
 	Age   *durationpb.Duration   `protobuf:"bytes,3,opt,name=age,proto3" json:"age,omitempty"`
 	// The replica that writes it; empty when nobody does.
 	Owner         string                `protobuf:"bytes,4,opt,name=owner,proto3" json:"owner,omitempty"`
 	Epoch         uint64                `protobuf:"varint,5,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	Services      uint64                `protobuf:"varint,6,opt,name=services,proto3" json:"services,omitempty"`
 	Instances     uint64                `protobuf:"varint,7,opt,name=instances,proto3" json:"instances,omitempty"`
-	Locality      *v1.Locality          `protobuf:"bytes,8,opt,name=locality,proto3" json:"locality,omitempty"`
+	Locality      *v11.Locality         `protobuf:"bytes,8,opt,name=locality,proto3" json:"locality,omitempty"`
 	Labels        map[string]string     `protobuf:"bytes,9,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	Registries    []*v11.RegistryStatus `protobuf:"bytes,10,rep,name=registries,proto3" json:"registries,omitempty"`
+	Registries    []*v12.RegistryStatus `protobuf:"bytes,10,rep,name=registries,proto3" json:"registries,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Cluster) Reset() {
 	*x = Cluster{}
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[3]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -270,7 +1283,7 @@ func (x *Cluster) String() string {
 func (*Cluster) ProtoMessage() {}
 
 func (x *Cluster) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[3]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -283,7 +1296,7 @@ func (x *Cluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cluster.ProtoReflect.Descriptor instead.
 func (*Cluster) Descriptor() ([]byte, []int) {
-	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{3}
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Cluster) GetName() string {
@@ -293,11 +1306,11 @@ func (x *Cluster) GetName() string {
 	return ""
 }
 
-func (x *Cluster) GetState() v1.ClusterState {
+func (x *Cluster) GetState() v11.ClusterState {
 	if x != nil {
 		return x.State
 	}
-	return v1.ClusterState(0)
+	return v11.ClusterState(0)
 }
 
 func (x *Cluster) GetAge() *durationpb.Duration {
@@ -335,7 +1348,7 @@ func (x *Cluster) GetInstances() uint64 {
 	return 0
 }
 
-func (x *Cluster) GetLocality() *v1.Locality {
+func (x *Cluster) GetLocality() *v11.Locality {
 	if x != nil {
 		return x.Locality
 	}
@@ -349,7 +1362,7 @@ func (x *Cluster) GetLabels() map[string]string {
 	return nil
 }
 
-func (x *Cluster) GetRegistries() []*v11.RegistryStatus {
+func (x *Cluster) GetRegistries() []*v12.RegistryStatus {
 	if x != nil {
 		return x.Registries
 	}
@@ -367,7 +1380,7 @@ type ListServicesRequest struct {
 
 func (x *ListServicesRequest) Reset() {
 	*x = ListServicesRequest{}
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[4]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -379,7 +1392,7 @@ func (x *ListServicesRequest) String() string {
 func (*ListServicesRequest) ProtoMessage() {}
 
 func (x *ListServicesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[4]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -392,7 +1405,7 @@ func (x *ListServicesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListServicesRequest.ProtoReflect.Descriptor instead.
 func (*ListServicesRequest) Descriptor() ([]byte, []int) {
-	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{4}
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ListServicesRequest) GetCluster() string {
@@ -426,7 +1439,7 @@ type ListServicesResponse struct {
 
 func (x *ListServicesResponse) Reset() {
 	*x = ListServicesResponse{}
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[5]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -438,7 +1451,7 @@ func (x *ListServicesResponse) String() string {
 func (*ListServicesResponse) ProtoMessage() {}
 
 func (x *ListServicesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[5]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -451,7 +1464,7 @@ func (x *ListServicesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListServicesResponse.ProtoReflect.Descriptor instead.
 func (*ListServicesResponse) Descriptor() ([]byte, []int) {
-	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{5}
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ListServicesResponse) GetServices() []*Service {
@@ -479,7 +1492,7 @@ type Service struct {
 
 func (x *Service) Reset() {
 	*x = Service{}
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[6]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -491,7 +1504,7 @@ func (x *Service) String() string {
 func (*Service) ProtoMessage() {}
 
 func (x *Service) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[6]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -504,7 +1517,7 @@ func (x *Service) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Service.ProtoReflect.Descriptor instead.
 func (*Service) Descriptor() ([]byte, []int) {
-	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{6}
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Service) GetNamespace() string {
@@ -541,7 +1554,7 @@ type ServiceInCluster struct {
 
 func (x *ServiceInCluster) Reset() {
 	*x = ServiceInCluster{}
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[7]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -553,7 +1566,7 @@ func (x *ServiceInCluster) String() string {
 func (*ServiceInCluster) ProtoMessage() {}
 
 func (x *ServiceInCluster) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[7]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -566,7 +1579,7 @@ func (x *ServiceInCluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceInCluster.ProtoReflect.Descriptor instead.
 func (*ServiceInCluster) Descriptor() ([]byte, []int) {
-	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{7}
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ServiceInCluster) GetCluster() string {
@@ -596,7 +1609,7 @@ type ListInstancesRequest struct {
 	Namespace string                 `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
 	Service   string                 `protobuf:"bytes,3,opt,name=service,proto3" json:"service,omitempty"`
 	// Any of these; empty means every health.
-	Health []v1.Health `protobuf:"varint,4,rep,packed,name=health,proto3,enum=farcall.catalog.v1.Health" json:"health,omitempty"`
+	Health []v11.Health `protobuf:"varint,4,rep,packed,name=health,proto3,enum=farcall.catalog.v1.Health" json:"health,omitempty"`
 	// 1 to 1000; 0 means 1000.
 	PageSize      int32                `protobuf:"varint,5,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	PageToken     string               `protobuf:"bytes,6,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
@@ -607,7 +1620,7 @@ type ListInstancesRequest struct {
 
 func (x *ListInstancesRequest) Reset() {
 	*x = ListInstancesRequest{}
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[8]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -619,7 +1632,7 @@ func (x *ListInstancesRequest) String() string {
 func (*ListInstancesRequest) ProtoMessage() {}
 
 func (x *ListInstancesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[8]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -632,7 +1645,7 @@ func (x *ListInstancesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListInstancesRequest.ProtoReflect.Descriptor instead.
 func (*ListInstancesRequest) Descriptor() ([]byte, []int) {
-	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{8}
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ListInstancesRequest) GetCluster() string {
@@ -656,7 +1669,7 @@ func (x *ListInstancesRequest) GetService() string {
 	return ""
 }
 
-func (x *ListInstancesRequest) GetHealth() []v1.Health {
+func (x *ListInstancesRequest) GetHealth() []v11.Health {
 	if x != nil {
 		return x.Health
 	}
@@ -686,7 +1699,7 @@ func (x *ListInstancesRequest) GetMaxStaleness() *durationpb.Duration {
 
 type ListInstancesResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Instances     []*v1.Instance         `protobuf:"bytes,1,rep,name=instances,proto3" json:"instances,omitempty"`
+	Instances     []*v11.Instance        `protobuf:"bytes,1,rep,name=instances,proto3" json:"instances,omitempty"`
 	NextPageToken string                 `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	Clusters      []*ClusterStatus       `protobuf:"bytes,3,rep,name=clusters,proto3" json:"clusters,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -695,7 +1708,7 @@ type ListInstancesResponse struct {
 
 func (x *ListInstancesResponse) Reset() {
 	*x = ListInstancesResponse{}
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[9]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -707,7 +1720,7 @@ func (x *ListInstancesResponse) String() string {
 func (*ListInstancesResponse) ProtoMessage() {}
 
 func (x *ListInstancesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[9]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -720,10 +1733,10 @@ func (x *ListInstancesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListInstancesResponse.ProtoReflect.Descriptor instead.
 func (*ListInstancesResponse) Descriptor() ([]byte, []int) {
-	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{9}
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{26}
 }
 
-func (x *ListInstancesResponse) GetInstances() []*v1.Instance {
+func (x *ListInstancesResponse) GetInstances() []*v11.Instance {
 	if x != nil {
 		return x.Instances
 	}
@@ -749,14 +1762,14 @@ type WatchInstancesRequest struct {
 	Cluster       string                 `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
 	Namespace     string                 `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
 	Service       string                 `protobuf:"bytes,3,opt,name=service,proto3" json:"service,omitempty"`
-	Health        []v1.Health            `protobuf:"varint,4,rep,packed,name=health,proto3,enum=farcall.catalog.v1.Health" json:"health,omitempty"`
+	Health        []v11.Health           `protobuf:"varint,4,rep,packed,name=health,proto3,enum=farcall.catalog.v1.Health" json:"health,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *WatchInstancesRequest) Reset() {
 	*x = WatchInstancesRequest{}
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[10]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -768,7 +1781,7 @@ func (x *WatchInstancesRequest) String() string {
 func (*WatchInstancesRequest) ProtoMessage() {}
 
 func (x *WatchInstancesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[10]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -781,7 +1794,7 @@ func (x *WatchInstancesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchInstancesRequest.ProtoReflect.Descriptor instead.
 func (*WatchInstancesRequest) Descriptor() ([]byte, []int) {
-	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{10}
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *WatchInstancesRequest) GetCluster() string {
@@ -805,7 +1818,7 @@ func (x *WatchInstancesRequest) GetService() string {
 	return ""
 }
 
-func (x *WatchInstancesRequest) GetHealth() []v1.Health {
+func (x *WatchInstancesRequest) GetHealth() []v11.Health {
 	if x != nil {
 		return x.Health
 	}
@@ -815,7 +1828,7 @@ func (x *WatchInstancesRequest) GetHealth() []v1.Health {
 type WatchInstancesResponse struct {
 	state         protoimpl.MessageState      `protogen:"open.v1"`
 	Type          WatchInstancesResponse_Type `protobuf:"varint,1,opt,name=type,proto3,enum=farcall.admin.v1.WatchInstancesResponse_Type" json:"type,omitempty"`
-	Instance      *v1.Instance                `protobuf:"bytes,2,opt,name=instance,proto3" json:"instance,omitempty"`
+	Instance      *v11.Instance               `protobuf:"bytes,2,opt,name=instance,proto3" json:"instance,omitempty"`
 	Cluster       *ClusterStatus              `protobuf:"bytes,3,opt,name=cluster,proto3" json:"cluster,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -823,7 +1836,7 @@ type WatchInstancesResponse struct {
 
 func (x *WatchInstancesResponse) Reset() {
 	*x = WatchInstancesResponse{}
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[11]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -835,7 +1848,7 @@ func (x *WatchInstancesResponse) String() string {
 func (*WatchInstancesResponse) ProtoMessage() {}
 
 func (x *WatchInstancesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[11]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -848,7 +1861,7 @@ func (x *WatchInstancesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchInstancesResponse.ProtoReflect.Descriptor instead.
 func (*WatchInstancesResponse) Descriptor() ([]byte, []int) {
-	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{11}
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *WatchInstancesResponse) GetType() WatchInstancesResponse_Type {
@@ -858,7 +1871,7 @@ func (x *WatchInstancesResponse) GetType() WatchInstancesResponse_Type {
 	return WatchInstancesResponse_TYPE_UNSPECIFIED
 }
 
-func (x *WatchInstancesResponse) GetInstance() *v1.Instance {
+func (x *WatchInstancesResponse) GetInstance() *v11.Instance {
 	if x != nil {
 		return x.Instance
 	}
@@ -881,7 +1894,7 @@ type ListAgentsRequest struct {
 
 func (x *ListAgentsRequest) Reset() {
 	*x = ListAgentsRequest{}
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[12]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -893,7 +1906,7 @@ func (x *ListAgentsRequest) String() string {
 func (*ListAgentsRequest) ProtoMessage() {}
 
 func (x *ListAgentsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[12]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -906,7 +1919,7 @@ func (x *ListAgentsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAgentsRequest.ProtoReflect.Descriptor instead.
 func (*ListAgentsRequest) Descriptor() ([]byte, []int) {
-	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{12}
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ListAgentsRequest) GetCluster() string {
@@ -925,7 +1938,7 @@ type ListAgentsResponse struct {
 
 func (x *ListAgentsResponse) Reset() {
 	*x = ListAgentsResponse{}
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[13]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -937,7 +1950,7 @@ func (x *ListAgentsResponse) String() string {
 func (*ListAgentsResponse) ProtoMessage() {}
 
 func (x *ListAgentsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[13]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -950,7 +1963,7 @@ func (x *ListAgentsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAgentsResponse.ProtoReflect.Descriptor instead.
 func (*ListAgentsResponse) Descriptor() ([]byte, []int) {
-	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{13}
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ListAgentsResponse) GetAgents() []*AgentStatus {
@@ -962,18 +1975,21 @@ func (x *ListAgentsResponse) GetAgents() []*AgentStatus {
 
 type AgentStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Agent *v1.Agent              `protobuf:"bytes,1,opt,name=agent,proto3" json:"agent,omitempty"`
+	Agent *v11.Agent             `protobuf:"bytes,1,opt,name=agent,proto3" json:"agent,omitempty"`
 	// True while a Report stream of this agent is up at the answering replica.
 	Connected bool `protobuf:"varint,2,opt,name=connected,proto3" json:"connected,omitempty"`
 	// The store revision it last said it has applied; 0 where it is not connected here.
 	AppliedRevision int64 `protobuf:"varint,3,opt,name=applied_revision,json=appliedRevision,proto3" json:"applied_revision,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// The revision of policies and cordons that it last said it has applied whole; 0 where it is not
+	// connected here.
+	PolicyRevision uint64 `protobuf:"varint,4,opt,name=policy_revision,json=policyRevision,proto3" json:"policy_revision,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *AgentStatus) Reset() {
 	*x = AgentStatus{}
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[14]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -985,7 +2001,7 @@ func (x *AgentStatus) String() string {
 func (*AgentStatus) ProtoMessage() {}
 
 func (x *AgentStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[14]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -998,10 +2014,10 @@ func (x *AgentStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentStatus.ProtoReflect.Descriptor instead.
 func (*AgentStatus) Descriptor() ([]byte, []int) {
-	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{14}
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{31}
 }
 
-func (x *AgentStatus) GetAgent() *v1.Agent {
+func (x *AgentStatus) GetAgent() *v11.Agent {
 	if x != nil {
 		return x.Agent
 	}
@@ -1022,6 +2038,13 @@ func (x *AgentStatus) GetAppliedRevision() int64 {
 	return 0
 }
 
+func (x *AgentStatus) GetPolicyRevision() uint64 {
+	if x != nil {
+		return x.PolicyRevision
+	}
+	return 0
+}
+
 type ExplainRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// app-id, or app-id.namespace
@@ -1030,14 +2053,22 @@ type ExplainRequest struct {
 	// The caller's cluster.
 	From string `protobuf:"bytes,3,opt,name=from,proto3" json:"from,omitempty"`
 	// Empty: the one that would be in force.
-	Strategy      string `protobuf:"bytes,4,opt,name=strategy,proto3" json:"strategy,omitempty"`
+	Strategy string `protobuf:"bytes,4,opt,name=strategy,proto3" json:"strategy,omitempty"`
+	// As if this policy were applied; unset: those that are.
+	Policy *v1.Policy `protobuf:"bytes,5,opt,name=policy,proto3" json:"policy,omitempty"`
+	// As if the call were pinned to this cluster.
+	Cluster string `protobuf:"bytes,6,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	// The agent to ask, a node of the caller's cluster; empty: any that is connected.
+	Node string `protobuf:"bytes,7,opt,name=node,proto3" json:"node,omitempty"`
+	// Do not pass the question on to another synchronizer; they set this among themselves.
+	Here          bool `protobuf:"varint,8,opt,name=here,proto3" json:"here,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ExplainRequest) Reset() {
 	*x = ExplainRequest{}
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[15]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1049,7 +2080,7 @@ func (x *ExplainRequest) String() string {
 func (*ExplainRequest) ProtoMessage() {}
 
 func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[15]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1062,7 +2093,7 @@ func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
 func (*ExplainRequest) Descriptor() ([]byte, []int) {
-	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{15}
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ExplainRequest) GetService() string {
@@ -1093,6 +2124,34 @@ func (x *ExplainRequest) GetStrategy() string {
 	return ""
 }
 
+func (x *ExplainRequest) GetPolicy() *v1.Policy {
+	if x != nil {
+		return x.Policy
+	}
+	return nil
+}
+
+func (x *ExplainRequest) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *ExplainRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *ExplainRequest) GetHere() bool {
+	if x != nil {
+		return x.Here
+	}
+	return false
+}
+
 type ExplainResponse struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
@@ -1110,14 +2169,24 @@ type ExplainResponse struct {
 	Clusters  []*ClusterStatus     `protobuf:"bytes,9,rep,name=clusters,proto3" json:"clusters,omitempty"`
 	// Empty when somebody would be picked, else why nobody is: NO_LOCAL_INSTANCES,
 	// NO_EXTERNAL_INSTANCES, NO_INSTANCES, NOT_SYNCED, NOT_FOUND.
-	Unavailable   string `protobuf:"bytes,10,opt,name=unavailable,proto3" json:"unavailable,omitempty"`
+	Unavailable string `protobuf:"bytes,10,opt,name=unavailable,proto3" json:"unavailable,omitempty"`
+	// The same in words.
+	Detail string `protobuf:"bytes,11,opt,name=detail,proto3" json:"detail,omitempty"`
+	// Every setting in force and where it comes from.
+	Settings []*Setting `protobuf:"bytes,12,rep,name=settings,proto3" json:"settings,omitempty"`
+	// Every instance available has failed, and those that have are used all the same.
+	RecoverAll bool `protobuf:"varint,13,opt,name=recover_all,json=recoverAll,proto3" json:"recover_all,omitempty"`
+	// What the one asked cannot do as it should, in words: a policy that it does not understand, ...
+	Notes []string `protobuf:"bytes,14,rep,name=notes,proto3" json:"notes,omitempty"`
+	// One line: the rule that decides, as it stands in the answers' header farcall-reason.
+	Rule          string `protobuf:"bytes,15,opt,name=rule,proto3" json:"rule,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ExplainResponse) Reset() {
 	*x = ExplainResponse{}
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[16]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1129,7 +2198,7 @@ func (x *ExplainResponse) String() string {
 func (*ExplainResponse) ProtoMessage() {}
 
 func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[16]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1142,7 +2211,7 @@ func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
 func (*ExplainResponse) Descriptor() ([]byte, []int) {
-	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{16}
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ExplainResponse) GetNamespace() string {
@@ -1215,21 +2284,121 @@ func (x *ExplainResponse) GetUnavailable() string {
 	return ""
 }
 
+func (x *ExplainResponse) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+func (x *ExplainResponse) GetSettings() []*Setting {
+	if x != nil {
+		return x.Settings
+	}
+	return nil
+}
+
+func (x *ExplainResponse) GetRecoverAll() bool {
+	if x != nil {
+		return x.RecoverAll
+	}
+	return false
+}
+
+func (x *ExplainResponse) GetNotes() []string {
+	if x != nil {
+		return x.Notes
+	}
+	return nil
+}
+
+func (x *ExplainResponse) GetRule() string {
+	if x != nil {
+		return x.Rule
+	}
+	return ""
+}
+
+// Setting is one key of a policy.
+type Setting struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Key   string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Value string                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	// "policy service default/cart", "annotation in cluster east", "agent's configuration",
+	// "request" or "default".
+	Source        string `protobuf:"bytes,3,opt,name=source,proto3" json:"source,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Setting) Reset() {
+	*x = Setting{}
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Setting) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Setting) ProtoMessage() {}
+
+func (x *Setting) ProtoReflect() protoreflect.Message {
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Setting.ProtoReflect.Descriptor instead.
+func (*Setting) Descriptor() ([]byte, []int) {
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *Setting) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *Setting) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
+func (x *Setting) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
 type Tier struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// For people: "local", "west", "*".
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// Share of the calls it is sent, in percent.
-	Share         float64 `protobuf:"fixed64,2,opt,name=share,proto3" json:"share,omitempty"`
-	Available     uint32  `protobuf:"varint,3,opt,name=available,proto3" json:"available,omitempty"`
-	Known         uint32  `protobuf:"varint,4,opt,name=known,proto3" json:"known,omitempty"`
+	Share     float64 `protobuf:"fixed64,2,opt,name=share,proto3" json:"share,omitempty"`
+	Available uint32  `protobuf:"varint,3,opt,name=available,proto3" json:"available,omitempty"`
+	Known     uint32  `protobuf:"varint,4,opt,name=known,proto3" json:"known,omitempty"`
+	// Why it gets this share, in words.
+	Why           string `protobuf:"bytes,5,opt,name=why,proto3" json:"why,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Tier) Reset() {
 	*x = Tier{}
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[17]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1241,7 +2410,7 @@ func (x *Tier) String() string {
 func (*Tier) ProtoMessage() {}
 
 func (x *Tier) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[17]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1254,7 +2423,7 @@ func (x *Tier) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tier.ProtoReflect.Descriptor instead.
 func (*Tier) Descriptor() ([]byte, []int) {
-	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{17}
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Tier) GetName() string {
@@ -1285,10 +2454,17 @@ func (x *Tier) GetKnown() uint32 {
 	return 0
 }
 
+func (x *Tier) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
 type ExplainedInstance struct {
 	state        protoimpl.MessageState `protogen:"open.v1"`
-	Instance     *v1.Instance           `protobuf:"bytes,1,opt,name=instance,proto3" json:"instance,omitempty"`
-	ClusterState v1.ClusterState        `protobuf:"varint,2,opt,name=cluster_state,json=clusterState,proto3,enum=farcall.catalog.v1.ClusterState" json:"cluster_state,omitempty"`
+	Instance     *v11.Instance          `protobuf:"bytes,1,opt,name=instance,proto3" json:"instance,omitempty"`
+	ClusterState v11.ClusterState       `protobuf:"varint,2,opt,name=cluster_state,json=clusterState,proto3,enum=farcall.catalog.v1.ClusterState" json:"cluster_state,omitempty"`
 	Age          *durationpb.Duration   `protobuf:"bytes,3,opt,name=age,proto3" json:"age,omitempty"`
 	// Index into tiers; -1 when it is in none.
 	Tier int32 `protobuf:"varint,4,opt,name=tier,proto3" json:"tier,omitempty"`
@@ -1299,14 +2475,19 @@ type ExplainedInstance struct {
 	// True when a call now could be sent to it.
 	Picked bool `protobuf:"varint,7,opt,name=picked,proto3" json:"picked,omitempty"`
 	// host:port that would be dialled.
-	Dial          string `protobuf:"bytes,8,opt,name=dial,proto3" json:"dial,omitempty"`
+	Dial string `protobuf:"bytes,8,opt,name=dial,proto3" json:"dial,omitempty"`
+	// What it weighs in the choice within its tier: its own weight times its cluster's.
+	Weight float64 `protobuf:"fixed64,9,opt,name=weight,proto3" json:"weight,omitempty"`
+	// The part of the calls that it gets, in percent, as far as weights tell it (least-request
+	// departs from it under load).
+	Share         float64 `protobuf:"fixed64,10,opt,name=share,proto3" json:"share,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ExplainedInstance) Reset() {
 	*x = ExplainedInstance{}
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[18]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1318,7 +2499,7 @@ func (x *ExplainedInstance) String() string {
 func (*ExplainedInstance) ProtoMessage() {}
 
 func (x *ExplainedInstance) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[18]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1331,21 +2512,21 @@ func (x *ExplainedInstance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainedInstance.ProtoReflect.Descriptor instead.
 func (*ExplainedInstance) Descriptor() ([]byte, []int) {
-	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{18}
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{36}
 }
 
-func (x *ExplainedInstance) GetInstance() *v1.Instance {
+func (x *ExplainedInstance) GetInstance() *v11.Instance {
 	if x != nil {
 		return x.Instance
 	}
 	return nil
 }
 
-func (x *ExplainedInstance) GetClusterState() v1.ClusterState {
+func (x *ExplainedInstance) GetClusterState() v11.ClusterState {
 	if x != nil {
 		return x.ClusterState
 	}
-	return v1.ClusterState(0)
+	return v11.ClusterState(0)
 }
 
 func (x *ExplainedInstance) GetAge() *durationpb.Duration {
@@ -1390,11 +2571,94 @@ func (x *ExplainedInstance) GetDial() string {
 	return ""
 }
 
+func (x *ExplainedInstance) GetWeight() float64 {
+	if x != nil {
+		return x.Weight
+	}
+	return 0
+}
+
+func (x *ExplainedInstance) GetShare() float64 {
+	if x != nil {
+		return x.Share
+	}
+	return 0
+}
+
 var File_farcall_admin_v1_admin_proto protoreflect.FileDescriptor
 
 const file_farcall_admin_v1_admin_proto_rawDesc = "" +
 	"\n" +
-	"\x1cfarcall/admin/v1/admin.proto\x12\x10farcall.admin.v1\x1a farcall/catalog/v1/catalog.proto\x1a\x1cfarcall/store/v1/store.proto\x1a\x1egoogle/protobuf/duration.proto\"\x8e\x01\n" +
+	"\x1cfarcall/admin/v1/admin.proto\x12\x10farcall.admin.v1\x1a farcall/catalog/v1/catalog.proto\x1a\x1efarcall/policy/v1/policy.proto\x1a\x1cfarcall/store/v1/store.proto\x1a\x1egoogle/protobuf/duration.proto\"{\n" +
+	"\x10PutPolicyRequest\x121\n" +
+	"\x06policy\x18\x01 \x01(\v2\x19.farcall.policy.v1.PolicyR\x06policy\x12$\n" +
+	"\vif_revision\x18\x02 \x01(\x04H\x00R\n" +
+	"ifRevision\x88\x01\x01B\x0e\n" +
+	"\f_if_revision\"b\n" +
+	"\x11PutPolicyResponse\x121\n" +
+	"\x06policy\x18\x01 \x01(\v2\x19.farcall.policy.v1.PolicyR\x06policy\x12\x1a\n" +
+	"\bwarnings\x18\x02 \x03(\tR\bwarnings\"\x92\x01\n" +
+	"\x13DeletePolicyRequest\x121\n" +
+	"\x06target\x18\x01 \x01(\v2\x19.farcall.policy.v1.TargetR\x06target\x12\x12\n" +
+	"\x04from\x18\x02 \x03(\tR\x04from\x12$\n" +
+	"\vif_revision\x18\x03 \x01(\x04H\x00R\n" +
+	"ifRevision\x88\x01\x01B\x0e\n" +
+	"\f_if_revision\"2\n" +
+	"\x14DeletePolicyResponse\x12\x1a\n" +
+	"\brevision\x18\x01 \x01(\x04R\brevision\")\n" +
+	"\x13ListPoliciesRequest\x12\x12\n" +
+	"\x04here\x18\x01 \x01(\bR\x04here\"\xba\x01\n" +
+	"\x14ListPoliciesResponse\x12:\n" +
+	"\bpolicies\x18\x01 \x03(\v2\x1e.farcall.admin.v1.PolicyStatusR\bpolicies\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x04R\brevision\x12\x16\n" +
+	"\x06agents\x18\x03 \x01(\rR\x06agents\x12\x18\n" +
+	"\aapplied\x18\x04 \x01(\rR\aapplied\x12\x18\n" +
+	"\arefused\x18\x05 \x03(\tR\arefused\"]\n" +
+	"\fPolicyStatus\x121\n" +
+	"\x06policy\x18\x01 \x01(\v2\x19.farcall.policy.v1.PolicyR\x06policy\x12\x1a\n" +
+	"\bwarnings\x18\x02 \x03(\tR\bwarnings\"u\n" +
+	"\x14PreviewPolicyRequest\x121\n" +
+	"\x06policy\x18\x01 \x01(\v2\x19.farcall.policy.v1.PolicyR\x06policy\x12\x16\n" +
+	"\x06delete\x18\x02 \x01(\bR\x06delete\x12\x12\n" +
+	"\x04here\x18\x03 \x01(\bR\x04here\"\xb8\x01\n" +
+	"\x15PreviewPolicyResponse\x12,\n" +
+	"\x05moves\x18\x01 \x03(\v2\x16.farcall.admin.v1.MoveR\x05moves\x12\x16\n" +
+	"\x06agents\x18\x02 \x01(\rR\x06agents\x12\x1a\n" +
+	"\banswered\x18\x03 \x01(\rR\banswered\x12\x1a\n" +
+	"\bwarnings\x18\x04 \x03(\tR\bwarnings\x12!\n" +
+	"\fcomputed_for\x18\x05 \x03(\tR\vcomputedFor\"\xe1\x02\n" +
+	"\x04Move\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x18\n" +
+	"\aservice\x18\x02 \x01(\tR\aservice\x12\x12\n" +
+	"\x04from\x18\x03 \x01(\tR\x04from\x12\x14\n" +
+	"\x05calls\x18\x04 \x01(\x04R\x05calls\x12'\n" +
+	"\x0fstrategy_before\x18\x05 \x01(\tR\x0estrategyBefore\x12%\n" +
+	"\x0estrategy_after\x18\x06 \x01(\tR\rstrategyAfter\x123\n" +
+	"\bclusters\x18\a \x03(\v2\x17.farcall.admin.v1.ShiftR\bclusters\x12-\n" +
+	"\x12unavailable_before\x18\b \x01(\tR\x11unavailableBefore\x12+\n" +
+	"\x11unavailable_after\x18\t \x01(\tR\x10unavailableAfter\x12\x16\n" +
+	"\x06agents\x18\n" +
+	" \x01(\rR\x06agents\"O\n" +
+	"\x05Shift\x12\x18\n" +
+	"\acluster\x18\x01 \x01(\tR\acluster\x12\x16\n" +
+	"\x06before\x18\x02 \x01(\x01R\x06before\x12\x14\n" +
+	"\x05after\x18\x03 \x01(\x01R\x05after\"o\n" +
+	"\rCordonRequest\x121\n" +
+	"\x06cordon\x18\x01 \x01(\v2\x19.farcall.policy.v1.CordonR\x06cordon\x12+\n" +
+	"\x03ttl\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x03ttl\"_\n" +
+	"\x0eCordonResponse\x121\n" +
+	"\x06cordon\x18\x01 \x01(\v2\x19.farcall.policy.v1.CordonR\x06cordon\x12\x1a\n" +
+	"\bwarnings\x18\x02 \x03(\tR\bwarnings\"c\n" +
+	"\x0fUncordonRequest\x12\x18\n" +
+	"\acluster\x18\x01 \x01(\tR\acluster\x12\x1c\n" +
+	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x18\n" +
+	"\aservice\x18\x03 \x01(\tR\aservice\".\n" +
+	"\x10UncordonResponse\x12\x1a\n" +
+	"\brevision\x18\x01 \x01(\x04R\brevision\"\x14\n" +
+	"\x12ListCordonsRequest\"f\n" +
+	"\x13ListCordonsResponse\x123\n" +
+	"\acordons\x18\x01 \x03(\v2\x19.farcall.policy.v1.CordonR\acordons\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x04R\brevision\"\x8e\x01\n" +
 	"\rClusterStatus\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x126\n" +
 	"\x05state\x18\x02 \x01(\x0e2 .farcall.catalog.v1.ClusterStateR\x05state\x12+\n" +
@@ -1470,16 +2734,21 @@ const file_farcall_admin_v1_admin_proto_rawDesc = "" +
 	"\x11ListAgentsRequest\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\"K\n" +
 	"\x12ListAgentsResponse\x125\n" +
-	"\x06agents\x18\x01 \x03(\v2\x1d.farcall.admin.v1.AgentStatusR\x06agents\"\x87\x01\n" +
+	"\x06agents\x18\x01 \x03(\v2\x1d.farcall.admin.v1.AgentStatusR\x06agents\"\xb0\x01\n" +
 	"\vAgentStatus\x12/\n" +
 	"\x05agent\x18\x01 \x01(\v2\x19.farcall.catalog.v1.AgentR\x05agent\x12\x1c\n" +
 	"\tconnected\x18\x02 \x01(\bR\tconnected\x12)\n" +
-	"\x10applied_revision\x18\x03 \x01(\x03R\x0fappliedRevision\"x\n" +
+	"\x10applied_revision\x18\x03 \x01(\x03R\x0fappliedRevision\x12'\n" +
+	"\x0fpolicy_revision\x18\x04 \x01(\x04R\x0epolicyRevision\"\xed\x01\n" +
 	"\x0eExplainRequest\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04from\x18\x03 \x01(\tR\x04from\x12\x1a\n" +
-	"\bstrategy\x18\x04 \x01(\tR\bstrategy\"\x93\x03\n" +
+	"\bstrategy\x18\x04 \x01(\tR\bstrategy\x121\n" +
+	"\x06policy\x18\x05 \x01(\v2\x19.farcall.policy.v1.PolicyR\x06policy\x12\x18\n" +
+	"\acluster\x18\x06 \x01(\tR\acluster\x12\x12\n" +
+	"\x04node\x18\a \x01(\tR\x04node\x12\x12\n" +
+	"\x04here\x18\b \x01(\bR\x04here\"\xad\x04\n" +
 	"\x0fExplainResponse\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x12\n" +
@@ -1492,12 +2761,23 @@ const file_farcall_admin_v1_admin_proto_rawDesc = "" +
 	"\tinstances\x18\b \x03(\v2#.farcall.admin.v1.ExplainedInstanceR\tinstances\x12;\n" +
 	"\bclusters\x18\t \x03(\v2\x1f.farcall.admin.v1.ClusterStatusR\bclusters\x12 \n" +
 	"\vunavailable\x18\n" +
-	" \x01(\tR\vunavailable\"d\n" +
+	" \x01(\tR\vunavailable\x12\x16\n" +
+	"\x06detail\x18\v \x01(\tR\x06detail\x125\n" +
+	"\bsettings\x18\f \x03(\v2\x19.farcall.admin.v1.SettingR\bsettings\x12\x1f\n" +
+	"\vrecover_all\x18\r \x01(\bR\n" +
+	"recoverAll\x12\x14\n" +
+	"\x05notes\x18\x0e \x03(\tR\x05notes\x12\x12\n" +
+	"\x04rule\x18\x0f \x01(\tR\x04rule\"I\n" +
+	"\aSetting\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\x12\x16\n" +
+	"\x06source\x18\x03 \x01(\tR\x06source\"v\n" +
 	"\x04Tier\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05share\x18\x02 \x01(\x01R\x05share\x12\x1c\n" +
 	"\tavailable\x18\x03 \x01(\rR\tavailable\x12\x14\n" +
-	"\x05known\x18\x04 \x01(\rR\x05known\"\xb1\x02\n" +
+	"\x05known\x18\x04 \x01(\rR\x05known\x12\x10\n" +
+	"\x03why\x18\x05 \x01(\tR\x03why\"\xdf\x02\n" +
 	"\x11ExplainedInstance\x128\n" +
 	"\binstance\x18\x01 \x01(\v2\x1c.farcall.catalog.v1.InstanceR\binstance\x12E\n" +
 	"\rcluster_state\x18\x02 \x01(\x0e2 .farcall.catalog.v1.ClusterStateR\fclusterState\x12+\n" +
@@ -1506,7 +2786,10 @@ const file_farcall_admin_v1_admin_proto_rawDesc = "" +
 	"\x06reason\x18\x05 \x01(\tR\x06reason\x12\x16\n" +
 	"\x06detail\x18\x06 \x01(\tR\x06detail\x12\x16\n" +
 	"\x06picked\x18\a \x01(\bR\x06picked\x12\x12\n" +
-	"\x04dial\x18\b \x01(\tR\x04dial2\xb7\x04\n" +
+	"\x04dial\x18\b \x01(\tR\x04dial\x12\x16\n" +
+	"\x06weight\x18\t \x01(\x01R\x06weight\x12\x14\n" +
+	"\x05share\x18\n" +
+	" \x01(\x01R\x05share2\xa9\t\n" +
 	"\x05Admin\x12]\n" +
 	"\fListClusters\x12%.farcall.admin.v1.ListClustersRequest\x1a&.farcall.admin.v1.ListClustersResponse\x12]\n" +
 	"\fListServices\x12%.farcall.admin.v1.ListServicesRequest\x1a&.farcall.admin.v1.ListServicesResponse\x12`\n" +
@@ -1514,7 +2797,14 @@ const file_farcall_admin_v1_admin_proto_rawDesc = "" +
 	"\x0eWatchInstances\x12'.farcall.admin.v1.WatchInstancesRequest\x1a(.farcall.admin.v1.WatchInstancesResponse0\x01\x12W\n" +
 	"\n" +
 	"ListAgents\x12#.farcall.admin.v1.ListAgentsRequest\x1a$.farcall.admin.v1.ListAgentsResponse\x12N\n" +
-	"\aExplain\x12 .farcall.admin.v1.ExplainRequest\x1a!.farcall.admin.v1.ExplainResponseB9Z7github.com/farcall/farcall/api/farcall/admin/v1;adminv1b\x06proto3"
+	"\aExplain\x12 .farcall.admin.v1.ExplainRequest\x1a!.farcall.admin.v1.ExplainResponse\x12T\n" +
+	"\tPutPolicy\x12\".farcall.admin.v1.PutPolicyRequest\x1a#.farcall.admin.v1.PutPolicyResponse\x12]\n" +
+	"\fDeletePolicy\x12%.farcall.admin.v1.DeletePolicyRequest\x1a&.farcall.admin.v1.DeletePolicyResponse\x12]\n" +
+	"\fListPolicies\x12%.farcall.admin.v1.ListPoliciesRequest\x1a&.farcall.admin.v1.ListPoliciesResponse\x12`\n" +
+	"\rPreviewPolicy\x12&.farcall.admin.v1.PreviewPolicyRequest\x1a'.farcall.admin.v1.PreviewPolicyResponse\x12K\n" +
+	"\x06Cordon\x12\x1f.farcall.admin.v1.CordonRequest\x1a .farcall.admin.v1.CordonResponse\x12Q\n" +
+	"\bUncordon\x12!.farcall.admin.v1.UncordonRequest\x1a\".farcall.admin.v1.UncordonResponse\x12Z\n" +
+	"\vListCordons\x12$.farcall.admin.v1.ListCordonsRequest\x1a%.farcall.admin.v1.ListCordonsResponseB9Z7github.com/farcall/farcall/api/farcall/admin/v1;adminv1b\x06proto3"
 
 var (
 	file_farcall_admin_v1_admin_proto_rawDescOnce sync.Once
@@ -1529,84 +2819,133 @@ func file_farcall_admin_v1_admin_proto_rawDescGZIP() []byte {
 }
 
 var file_farcall_admin_v1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_farcall_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_farcall_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
 var file_farcall_admin_v1_admin_proto_goTypes = []any{
 	(WatchInstancesResponse_Type)(0), // 0: farcall.admin.v1.WatchInstancesResponse.Type
-	(*ClusterStatus)(nil),            // 1: farcall.admin.v1.ClusterStatus
-	(*ListClustersRequest)(nil),      // 2: farcall.admin.v1.ListClustersRequest
-	(*ListClustersResponse)(nil),     // 3: farcall.admin.v1.ListClustersResponse
-	(*Cluster)(nil),                  // 4: farcall.admin.v1.Cluster
-	(*ListServicesRequest)(nil),      // 5: farcall.admin.v1.ListServicesRequest
-	(*ListServicesResponse)(nil),     // 6: farcall.admin.v1.ListServicesResponse
-	(*Service)(nil),                  // 7: farcall.admin.v1.Service
-	(*ServiceInCluster)(nil),         // 8: farcall.admin.v1.ServiceInCluster
-	(*ListInstancesRequest)(nil),     // 9: farcall.admin.v1.ListInstancesRequest
-	(*ListInstancesResponse)(nil),    // 10: farcall.admin.v1.ListInstancesResponse
-	(*WatchInstancesRequest)(nil),    // 11: farcall.admin.v1.WatchInstancesRequest
-	(*WatchInstancesResponse)(nil),   // 12: farcall.admin.v1.WatchInstancesResponse
-	(*ListAgentsRequest)(nil),        // 13: farcall.admin.v1.ListAgentsRequest
-	(*ListAgentsResponse)(nil),       // 14: farcall.admin.v1.ListAgentsResponse
-	(*AgentStatus)(nil),              // 15: farcall.admin.v1.AgentStatus
-	(*ExplainRequest)(nil),           // 16: farcall.admin.v1.ExplainRequest
-	(*ExplainResponse)(nil),          // 17: farcall.admin.v1.ExplainResponse
-	(*Tier)(nil),                     // 18: farcall.admin.v1.Tier
-	(*ExplainedInstance)(nil),        // 19: farcall.admin.v1.ExplainedInstance
-	nil,                              // 20: farcall.admin.v1.Cluster.LabelsEntry
-	(v1.ClusterState)(0),             // 21: farcall.catalog.v1.ClusterState
-	(*durationpb.Duration)(nil),      // 22: google.protobuf.Duration
-	(*v1.Locality)(nil),              // 23: farcall.catalog.v1.Locality
-	(*v11.RegistryStatus)(nil),       // 24: farcall.store.v1.RegistryStatus
-	(v1.Health)(0),                   // 25: farcall.catalog.v1.Health
-	(*v1.Instance)(nil),              // 26: farcall.catalog.v1.Instance
-	(*v1.Agent)(nil),                 // 27: farcall.catalog.v1.Agent
+	(*PutPolicyRequest)(nil),         // 1: farcall.admin.v1.PutPolicyRequest
+	(*PutPolicyResponse)(nil),        // 2: farcall.admin.v1.PutPolicyResponse
+	(*DeletePolicyRequest)(nil),      // 3: farcall.admin.v1.DeletePolicyRequest
+	(*DeletePolicyResponse)(nil),     // 4: farcall.admin.v1.DeletePolicyResponse
+	(*ListPoliciesRequest)(nil),      // 5: farcall.admin.v1.ListPoliciesRequest
+	(*ListPoliciesResponse)(nil),     // 6: farcall.admin.v1.ListPoliciesResponse
+	(*PolicyStatus)(nil),             // 7: farcall.admin.v1.PolicyStatus
+	(*PreviewPolicyRequest)(nil),     // 8: farcall.admin.v1.PreviewPolicyRequest
+	(*PreviewPolicyResponse)(nil),    // 9: farcall.admin.v1.PreviewPolicyResponse
+	(*Move)(nil),                     // 10: farcall.admin.v1.Move
+	(*Shift)(nil),                    // 11: farcall.admin.v1.Shift
+	(*CordonRequest)(nil),            // 12: farcall.admin.v1.CordonRequest
+	(*CordonResponse)(nil),           // 13: farcall.admin.v1.CordonResponse
+	(*UncordonRequest)(nil),          // 14: farcall.admin.v1.UncordonRequest
+	(*UncordonResponse)(nil),         // 15: farcall.admin.v1.UncordonResponse
+	(*ListCordonsRequest)(nil),       // 16: farcall.admin.v1.ListCordonsRequest
+	(*ListCordonsResponse)(nil),      // 17: farcall.admin.v1.ListCordonsResponse
+	(*ClusterStatus)(nil),            // 18: farcall.admin.v1.ClusterStatus
+	(*ListClustersRequest)(nil),      // 19: farcall.admin.v1.ListClustersRequest
+	(*ListClustersResponse)(nil),     // 20: farcall.admin.v1.ListClustersResponse
+	(*Cluster)(nil),                  // 21: farcall.admin.v1.Cluster
+	(*ListServicesRequest)(nil),      // 22: farcall.admin.v1.ListServicesRequest
+	(*ListServicesResponse)(nil),     // 23: farcall.admin.v1.ListServicesResponse
+	(*Service)(nil),                  // 24: farcall.admin.v1.Service
+	(*ServiceInCluster)(nil),         // 25: farcall.admin.v1.ServiceInCluster
+	(*ListInstancesRequest)(nil),     // 26: farcall.admin.v1.ListInstancesRequest
+	(*ListInstancesResponse)(nil),    // 27: farcall.admin.v1.ListInstancesResponse
+	(*WatchInstancesRequest)(nil),    // 28: farcall.admin.v1.WatchInstancesRequest
+	(*WatchInstancesResponse)(nil),   // 29: farcall.admin.v1.WatchInstancesResponse
+	(*ListAgentsRequest)(nil),        // 30: farcall.admin.v1.ListAgentsRequest
+	(*ListAgentsResponse)(nil),       // 31: farcall.admin.v1.ListAgentsResponse
+	(*AgentStatus)(nil),              // 32: farcall.admin.v1.AgentStatus
+	(*ExplainRequest)(nil),           // 33: farcall.admin.v1.ExplainRequest
+	(*ExplainResponse)(nil),          // 34: farcall.admin.v1.ExplainResponse
+	(*Setting)(nil),                  // 35: farcall.admin.v1.Setting
+	(*Tier)(nil),                     // 36: farcall.admin.v1.Tier
+	(*ExplainedInstance)(nil),        // 37: farcall.admin.v1.ExplainedInstance
+	nil,                              // 38: farcall.admin.v1.Cluster.LabelsEntry
+	(*v1.Policy)(nil),                // 39: farcall.policy.v1.Policy
+	(*v1.Target)(nil),                // 40: farcall.policy.v1.Target
+	(*v1.Cordon)(nil),                // 41: farcall.policy.v1.Cordon
+	(*durationpb.Duration)(nil),      // 42: google.protobuf.Duration
+	(v11.ClusterState)(0),            // 43: farcall.catalog.v1.ClusterState
+	(*v11.Locality)(nil),             // 44: farcall.catalog.v1.Locality
+	(*v12.RegistryStatus)(nil),       // 45: farcall.store.v1.RegistryStatus
+	(v11.Health)(0),                  // 46: farcall.catalog.v1.Health
+	(*v11.Instance)(nil),             // 47: farcall.catalog.v1.Instance
+	(*v11.Agent)(nil),                // 48: farcall.catalog.v1.Agent
 }
 var file_farcall_admin_v1_admin_proto_depIdxs = []int32{
-	21, // 0: farcall.admin.v1.ClusterStatus.state:type_name -> farcall.catalog.v1.ClusterState
-	22, // 1: farcall.admin.v1.ClusterStatus.age:type_name -> google.protobuf.Duration
-	22, // 2: farcall.admin.v1.ListClustersRequest.max_staleness:type_name -> google.protobuf.Duration
-	4,  // 3: farcall.admin.v1.ListClustersResponse.clusters:type_name -> farcall.admin.v1.Cluster
-	21, // 4: farcall.admin.v1.Cluster.state:type_name -> farcall.catalog.v1.ClusterState
-	22, // 5: farcall.admin.v1.Cluster.age:type_name -> google.protobuf.Duration
-	23, // 6: farcall.admin.v1.Cluster.locality:type_name -> farcall.catalog.v1.Locality
-	20, // 7: farcall.admin.v1.Cluster.labels:type_name -> farcall.admin.v1.Cluster.LabelsEntry
-	24, // 8: farcall.admin.v1.Cluster.registries:type_name -> farcall.store.v1.RegistryStatus
-	22, // 9: farcall.admin.v1.ListServicesRequest.max_staleness:type_name -> google.protobuf.Duration
-	7,  // 10: farcall.admin.v1.ListServicesResponse.services:type_name -> farcall.admin.v1.Service
-	1,  // 11: farcall.admin.v1.ListServicesResponse.clusters:type_name -> farcall.admin.v1.ClusterStatus
-	8,  // 12: farcall.admin.v1.Service.clusters:type_name -> farcall.admin.v1.ServiceInCluster
-	25, // 13: farcall.admin.v1.ListInstancesRequest.health:type_name -> farcall.catalog.v1.Health
-	22, // 14: farcall.admin.v1.ListInstancesRequest.max_staleness:type_name -> google.protobuf.Duration
-	26, // 15: farcall.admin.v1.ListInstancesResponse.instances:type_name -> farcall.catalog.v1.Instance
-	1,  // 16: farcall.admin.v1.ListInstancesResponse.clusters:type_name -> farcall.admin.v1.ClusterStatus
-	25, // 17: farcall.admin.v1.WatchInstancesRequest.health:type_name -> farcall.catalog.v1.Health
-	0,  // 18: farcall.admin.v1.WatchInstancesResponse.type:type_name -> farcall.admin.v1.WatchInstancesResponse.Type
-	26, // 19: farcall.admin.v1.WatchInstancesResponse.instance:type_name -> farcall.catalog.v1.Instance
-	1,  // 20: farcall.admin.v1.WatchInstancesResponse.cluster:type_name -> farcall.admin.v1.ClusterStatus
-	15, // 21: farcall.admin.v1.ListAgentsResponse.agents:type_name -> farcall.admin.v1.AgentStatus
-	27, // 22: farcall.admin.v1.AgentStatus.agent:type_name -> farcall.catalog.v1.Agent
-	18, // 23: farcall.admin.v1.ExplainResponse.tiers:type_name -> farcall.admin.v1.Tier
-	19, // 24: farcall.admin.v1.ExplainResponse.instances:type_name -> farcall.admin.v1.ExplainedInstance
-	1,  // 25: farcall.admin.v1.ExplainResponse.clusters:type_name -> farcall.admin.v1.ClusterStatus
-	26, // 26: farcall.admin.v1.ExplainedInstance.instance:type_name -> farcall.catalog.v1.Instance
-	21, // 27: farcall.admin.v1.ExplainedInstance.cluster_state:type_name -> farcall.catalog.v1.ClusterState
-	22, // 28: farcall.admin.v1.ExplainedInstance.age:type_name -> google.protobuf.Duration
-	2,  // 29: farcall.admin.v1.Admin.ListClusters:input_type -> farcall.admin.v1.ListClustersRequest
-	5,  // 30: farcall.admin.v1.Admin.ListServices:input_type -> farcall.admin.v1.ListServicesRequest
-	9,  // 31: farcall.admin.v1.Admin.ListInstances:input_type -> farcall.admin.v1.ListInstancesRequest
-	11, // 32: farcall.admin.v1.Admin.WatchInstances:input_type -> farcall.admin.v1.WatchInstancesRequest
-	13, // 33: farcall.admin.v1.Admin.ListAgents:input_type -> farcall.admin.v1.ListAgentsRequest
-	16, // 34: farcall.admin.v1.Admin.Explain:input_type -> farcall.admin.v1.ExplainRequest
-	3,  // 35: farcall.admin.v1.Admin.ListClusters:output_type -> farcall.admin.v1.ListClustersResponse
-	6,  // 36: farcall.admin.v1.Admin.ListServices:output_type -> farcall.admin.v1.ListServicesResponse
-	10, // 37: farcall.admin.v1.Admin.ListInstances:output_type -> farcall.admin.v1.ListInstancesResponse
-	12, // 38: farcall.admin.v1.Admin.WatchInstances:output_type -> farcall.admin.v1.WatchInstancesResponse
-	14, // 39: farcall.admin.v1.Admin.ListAgents:output_type -> farcall.admin.v1.ListAgentsResponse
-	17, // 40: farcall.admin.v1.Admin.Explain:output_type -> farcall.admin.v1.ExplainResponse
-	35, // [35:41] is the sub-list for method output_type
-	29, // [29:35] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	39, // 0: farcall.admin.v1.PutPolicyRequest.policy:type_name -> farcall.policy.v1.Policy
+	39, // 1: farcall.admin.v1.PutPolicyResponse.policy:type_name -> farcall.policy.v1.Policy
+	40, // 2: farcall.admin.v1.DeletePolicyRequest.target:type_name -> farcall.policy.v1.Target
+	7,  // 3: farcall.admin.v1.ListPoliciesResponse.policies:type_name -> farcall.admin.v1.PolicyStatus
+	39, // 4: farcall.admin.v1.PolicyStatus.policy:type_name -> farcall.policy.v1.Policy
+	39, // 5: farcall.admin.v1.PreviewPolicyRequest.policy:type_name -> farcall.policy.v1.Policy
+	10, // 6: farcall.admin.v1.PreviewPolicyResponse.moves:type_name -> farcall.admin.v1.Move
+	11, // 7: farcall.admin.v1.Move.clusters:type_name -> farcall.admin.v1.Shift
+	41, // 8: farcall.admin.v1.CordonRequest.cordon:type_name -> farcall.policy.v1.Cordon
+	42, // 9: farcall.admin.v1.CordonRequest.ttl:type_name -> google.protobuf.Duration
+	41, // 10: farcall.admin.v1.CordonResponse.cordon:type_name -> farcall.policy.v1.Cordon
+	41, // 11: farcall.admin.v1.ListCordonsResponse.cordons:type_name -> farcall.policy.v1.Cordon
+	43, // 12: farcall.admin.v1.ClusterStatus.state:type_name -> farcall.catalog.v1.ClusterState
+	42, // 13: farcall.admin.v1.ClusterStatus.age:type_name -> google.protobuf.Duration
+	42, // 14: farcall.admin.v1.ListClustersRequest.max_staleness:type_name -> google.protobuf.Duration
+	21, // 15: farcall.admin.v1.ListClustersResponse.clusters:type_name -> farcall.admin.v1.Cluster
+	43, // 16: farcall.admin.v1.Cluster.state:type_name -> farcall.catalog.v1.ClusterState
+	42, // 17: farcall.admin.v1.Cluster.age:type_name -> google.protobuf.Duration
+	44, // 18: farcall.admin.v1.Cluster.locality:type_name -> farcall.catalog.v1.Locality
+	38, // 19: farcall.admin.v1.Cluster.labels:type_name -> farcall.admin.v1.Cluster.LabelsEntry
+	45, // 20: farcall.admin.v1.Cluster.registries:type_name -> farcall.store.v1.RegistryStatus
+	42, // 21: farcall.admin.v1.ListServicesRequest.max_staleness:type_name -> google.protobuf.Duration
+	24, // 22: farcall.admin.v1.ListServicesResponse.services:type_name -> farcall.admin.v1.Service
+	18, // 23: farcall.admin.v1.ListServicesResponse.clusters:type_name -> farcall.admin.v1.ClusterStatus
+	25, // 24: farcall.admin.v1.Service.clusters:type_name -> farcall.admin.v1.ServiceInCluster
+	46, // 25: farcall.admin.v1.ListInstancesRequest.health:type_name -> farcall.catalog.v1.Health
+	42, // 26: farcall.admin.v1.ListInstancesRequest.max_staleness:type_name -> google.protobuf.Duration
+	47, // 27: farcall.admin.v1.ListInstancesResponse.instances:type_name -> farcall.catalog.v1.Instance
+	18, // 28: farcall.admin.v1.ListInstancesResponse.clusters:type_name -> farcall.admin.v1.ClusterStatus
+	46, // 29: farcall.admin.v1.WatchInstancesRequest.health:type_name -> farcall.catalog.v1.Health
+	0,  // 30: farcall.admin.v1.WatchInstancesResponse.type:type_name -> farcall.admin.v1.WatchInstancesResponse.Type
+	47, // 31: farcall.admin.v1.WatchInstancesResponse.instance:type_name -> farcall.catalog.v1.Instance
+	18, // 32: farcall.admin.v1.WatchInstancesResponse.cluster:type_name -> farcall.admin.v1.ClusterStatus
+	32, // 33: farcall.admin.v1.ListAgentsResponse.agents:type_name -> farcall.admin.v1.AgentStatus
+	48, // 34: farcall.admin.v1.AgentStatus.agent:type_name -> farcall.catalog.v1.Agent
+	39, // 35: farcall.admin.v1.ExplainRequest.policy:type_name -> farcall.policy.v1.Policy
+	36, // 36: farcall.admin.v1.ExplainResponse.tiers:type_name -> farcall.admin.v1.Tier
+	37, // 37: farcall.admin.v1.ExplainResponse.instances:type_name -> farcall.admin.v1.ExplainedInstance
+	18, // 38: farcall.admin.v1.ExplainResponse.clusters:type_name -> farcall.admin.v1.ClusterStatus
+	35, // 39: farcall.admin.v1.ExplainResponse.settings:type_name -> farcall.admin.v1.Setting
+	47, // 40: farcall.admin.v1.ExplainedInstance.instance:type_name -> farcall.catalog.v1.Instance
+	43, // 41: farcall.admin.v1.ExplainedInstance.cluster_state:type_name -> farcall.catalog.v1.ClusterState
+	42, // 42: farcall.admin.v1.ExplainedInstance.age:type_name -> google.protobuf.Duration
+	19, // 43: farcall.admin.v1.Admin.ListClusters:input_type -> farcall.admin.v1.ListClustersRequest
+	22, // 44: farcall.admin.v1.Admin.ListServices:input_type -> farcall.admin.v1.ListServicesRequest
+	26, // 45: farcall.admin.v1.Admin.ListInstances:input_type -> farcall.admin.v1.ListInstancesRequest
+	28, // 46: farcall.admin.v1.Admin.WatchInstances:input_type -> farcall.admin.v1.WatchInstancesRequest
+	30, // 47: farcall.admin.v1.Admin.ListAgents:input_type -> farcall.admin.v1.ListAgentsRequest
+	33, // 48: farcall.admin.v1.Admin.Explain:input_type -> farcall.admin.v1.ExplainRequest
+	1,  // 49: farcall.admin.v1.Admin.PutPolicy:input_type -> farcall.admin.v1.PutPolicyRequest
+	3,  // 50: farcall.admin.v1.Admin.DeletePolicy:input_type -> farcall.admin.v1.DeletePolicyRequest
+	5,  // 51: farcall.admin.v1.Admin.ListPolicies:input_type -> farcall.admin.v1.ListPoliciesRequest
+	8,  // 52: farcall.admin.v1.Admin.PreviewPolicy:input_type -> farcall.admin.v1.PreviewPolicyRequest
+	12, // 53: farcall.admin.v1.Admin.Cordon:input_type -> farcall.admin.v1.CordonRequest
+	14, // 54: farcall.admin.v1.Admin.Uncordon:input_type -> farcall.admin.v1.UncordonRequest
+	16, // 55: farcall.admin.v1.Admin.ListCordons:input_type -> farcall.admin.v1.ListCordonsRequest
+	20, // 56: farcall.admin.v1.Admin.ListClusters:output_type -> farcall.admin.v1.ListClustersResponse
+	23, // 57: farcall.admin.v1.Admin.ListServices:output_type -> farcall.admin.v1.ListServicesResponse
+	27, // 58: farcall.admin.v1.Admin.ListInstances:output_type -> farcall.admin.v1.ListInstancesResponse
+	29, // 59: farcall.admin.v1.Admin.WatchInstances:output_type -> farcall.admin.v1.WatchInstancesResponse
+	31, // 60: farcall.admin.v1.Admin.ListAgents:output_type -> farcall.admin.v1.ListAgentsResponse
+	34, // 61: farcall.admin.v1.Admin.Explain:output_type -> farcall.admin.v1.ExplainResponse
+	2,  // 62: farcall.admin.v1.Admin.PutPolicy:output_type -> farcall.admin.v1.PutPolicyResponse
+	4,  // 63: farcall.admin.v1.Admin.DeletePolicy:output_type -> farcall.admin.v1.DeletePolicyResponse
+	6,  // 64: farcall.admin.v1.Admin.ListPolicies:output_type -> farcall.admin.v1.ListPoliciesResponse
+	9,  // 65: farcall.admin.v1.Admin.PreviewPolicy:output_type -> farcall.admin.v1.PreviewPolicyResponse
+	13, // 66: farcall.admin.v1.Admin.Cordon:output_type -> farcall.admin.v1.CordonResponse
+	15, // 67: farcall.admin.v1.Admin.Uncordon:output_type -> farcall.admin.v1.UncordonResponse
+	17, // 68: farcall.admin.v1.Admin.ListCordons:output_type -> farcall.admin.v1.ListCordonsResponse
+	56, // [56:69] is the sub-list for method output_type
+	43, // [43:56] is the sub-list for method input_type
+	43, // [43:43] is the sub-list for extension type_name
+	43, // [43:43] is the sub-list for extension extendee
+	0,  // [0:43] is the sub-list for field type_name
 }
 
 func init() { file_farcall_admin_v1_admin_proto_init() }
@@ -1614,13 +2953,15 @@ func file_farcall_admin_v1_admin_proto_init() {
 	if File_farcall_admin_v1_admin_proto != nil {
 		return
 	}
+	file_farcall_admin_v1_admin_proto_msgTypes[0].OneofWrappers = []any{}
+	file_farcall_admin_v1_admin_proto_msgTypes[2].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_farcall_admin_v1_admin_proto_rawDesc), len(file_farcall_admin_v1_admin_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   20,
+			NumMessages:   38,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

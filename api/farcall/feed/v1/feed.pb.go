@@ -9,7 +9,8 @@
 package feedv1
 
 import (
-	v1 "github.com/farcall/farcall/api/farcall/catalog/v1"
+	v1 "github.com/farcall/farcall/api/farcall/admin/v1"
+	v11 "github.com/farcall/farcall/api/farcall/catalog/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
@@ -24,6 +25,301 @@ const (
 	// Verify that runtime/protoimpl is sufficiently up-to-date.
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
+
+type ConsultRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Who answers: the first message of a stream only.
+	Agent         *Contributor `protobuf:"bytes,1,opt,name=agent,proto3" json:"agent,omitempty"`
+	Answer        *Answer      `protobuf:"bytes,2,opt,name=answer,proto3" json:"answer,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConsultRequest) Reset() {
+	*x = ConsultRequest{}
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConsultRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConsultRequest) ProtoMessage() {}
+
+func (x *ConsultRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConsultRequest.ProtoReflect.Descriptor instead.
+func (*ConsultRequest) Descriptor() ([]byte, []int) {
+	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *ConsultRequest) GetAgent() *Contributor {
+	if x != nil {
+		return x.Agent
+	}
+	return nil
+}
+
+func (x *ConsultRequest) GetAnswer() *Answer {
+	if x != nil {
+		return x.Answer
+	}
+	return nil
+}
+
+type ConsultResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Question      *Question              `protobuf:"bytes,1,opt,name=question,proto3" json:"question,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConsultResponse) Reset() {
+	*x = ConsultResponse{}
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConsultResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConsultResponse) ProtoMessage() {}
+
+func (x *ConsultResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConsultResponse.ProtoReflect.Descriptor instead.
+func (*ConsultResponse) Descriptor() ([]byte, []int) {
+	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *ConsultResponse) GetQuestion() *Question {
+	if x != nil {
+		return x.Question
+	}
+	return nil
+}
+
+type Question struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Types that are valid to be assigned to What:
+	//
+	//	*Question_Explain
+	//	*Question_Preview
+	What          isQuestion_What `protobuf_oneof:"what"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Question) Reset() {
+	*x = Question{}
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Question) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Question) ProtoMessage() {}
+
+func (x *Question) ProtoReflect() protoreflect.Message {
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Question.ProtoReflect.Descriptor instead.
+func (*Question) Descriptor() ([]byte, []int) {
+	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Question) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *Question) GetWhat() isQuestion_What {
+	if x != nil {
+		return x.What
+	}
+	return nil
+}
+
+func (x *Question) GetExplain() *v1.ExplainRequest {
+	if x != nil {
+		if x, ok := x.What.(*Question_Explain); ok {
+			return x.Explain
+		}
+	}
+	return nil
+}
+
+func (x *Question) GetPreview() *v1.PreviewPolicyRequest {
+	if x != nil {
+		if x, ok := x.What.(*Question_Preview); ok {
+			return x.Preview
+		}
+	}
+	return nil
+}
+
+type isQuestion_What interface {
+	isQuestion_What()
+}
+
+type Question_Explain struct {
+	Explain *v1.ExplainRequest `protobuf:"bytes,2,opt,name=explain,proto3,oneof"`
+}
+
+type Question_Preview struct {
+	Preview *v1.PreviewPolicyRequest `protobuf:"bytes,3,opt,name=preview,proto3,oneof"`
+}
+
+func (*Question_Explain) isQuestion_What() {}
+
+func (*Question_Preview) isQuestion_What() {}
+
+type Answer struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of the question.
+	Id uint64 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Types that are valid to be assigned to What:
+	//
+	//	*Answer_Explain
+	//	*Answer_Preview
+	//	*Answer_Refused
+	What          isAnswer_What `protobuf_oneof:"what"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Answer) Reset() {
+	*x = Answer{}
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Answer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Answer) ProtoMessage() {}
+
+func (x *Answer) ProtoReflect() protoreflect.Message {
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Answer.ProtoReflect.Descriptor instead.
+func (*Answer) Descriptor() ([]byte, []int) {
+	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Answer) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *Answer) GetWhat() isAnswer_What {
+	if x != nil {
+		return x.What
+	}
+	return nil
+}
+
+func (x *Answer) GetExplain() *v1.ExplainResponse {
+	if x != nil {
+		if x, ok := x.What.(*Answer_Explain); ok {
+			return x.Explain
+		}
+	}
+	return nil
+}
+
+func (x *Answer) GetPreview() *v1.PreviewPolicyResponse {
+	if x != nil {
+		if x, ok := x.What.(*Answer_Preview); ok {
+			return x.Preview
+		}
+	}
+	return nil
+}
+
+func (x *Answer) GetRefused() []byte {
+	if x != nil {
+		if x, ok := x.What.(*Answer_Refused); ok {
+			return x.Refused
+		}
+	}
+	return nil
+}
+
+type isAnswer_What interface {
+	isAnswer_What()
+}
+
+type Answer_Explain struct {
+	Explain *v1.ExplainResponse `protobuf:"bytes,2,opt,name=explain,proto3,oneof"`
+}
+
+type Answer_Preview struct {
+	Preview *v1.PreviewPolicyResponse `protobuf:"bytes,3,opt,name=preview,proto3,oneof"`
+}
+
+type Answer_Refused struct {
+	// The question made no sense: a gRPC status, serialised google.rpc.Status.
+	Refused []byte `protobuf:"bytes,4,opt,name=refused,proto3,oneof"`
+}
+
+func (*Answer_Explain) isAnswer_What() {}
+
+func (*Answer_Preview) isAnswer_What() {}
+
+func (*Answer_Refused) isAnswer_What() {}
 
 type WatchRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -41,7 +337,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[0]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -53,7 +349,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[0]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -66,7 +362,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{0}
+	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *WatchRequest) GetFederation() string {
@@ -121,7 +417,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[1]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -133,7 +429,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[1]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -146,7 +442,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{1}
+	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *WatchResponse) GetStoreId() string {
@@ -205,7 +501,7 @@ type Entry struct {
 
 func (x *Entry) Reset() {
 	*x = Entry{}
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[2]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -217,7 +513,7 @@ func (x *Entry) String() string {
 func (*Entry) ProtoMessage() {}
 
 func (x *Entry) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[2]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -230,7 +526,7 @@ func (x *Entry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Entry.ProtoReflect.Descriptor instead.
 func (*Entry) Descriptor() ([]byte, []int) {
-	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{2}
+	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Entry) GetKey() string {
@@ -263,7 +559,7 @@ func (x *Entry) GetDeleted() bool {
 
 type ReportRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Agent *v1.Agent              `protobuf:"bytes,1,opt,name=agent,proto3" json:"agent,omitempty"`
+	Agent *v11.Agent             `protobuf:"bytes,1,opt,name=agent,proto3" json:"agent,omitempty"`
 	// The highest epoch the agent has seen of each cluster: a new owner starts above it.
 	Epochs   map[string]uint64 `protobuf:"bytes,2,rep,name=epochs,proto3" json:"epochs,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	StoreId  string            `protobuf:"bytes,3,opt,name=store_id,json=storeId,proto3" json:"store_id,omitempty"`
@@ -271,14 +567,21 @@ type ReportRequest struct {
 	// The agent shuts down: its record is taken back.
 	Leaving bool `protobuf:"varint,5,opt,name=leaving,proto3" json:"leaving,omitempty"`
 	// The federation the agent belongs to. Another one is refused with FAILED_PRECONDITION.
-	Federation    string `protobuf:"bytes,6,opt,name=federation,proto3" json:"federation,omitempty"`
+	Federation string `protobuf:"bytes,6,opt,name=federation,proto3" json:"federation,omitempty"`
+	// The revision of policies and cordons that it has applied whole.
+	PolicyRevision uint64 `protobuf:"varint,7,opt,name=policy_revision,json=policyRevision,proto3" json:"policy_revision,omitempty"`
+	// Policies that it does not understand and therefore does not follow, each with the reason.
+	PoliciesRefused []string `protobuf:"bytes,8,rep,name=policies_refused,json=policiesRefused,proto3" json:"policies_refused,omitempty"`
+	// All that it knows of policies and cordons, as the store's entries, where the feed's revision
+	// of them is lower than its own: the store was wiped, or is of an old backup.
+	Policies      []*Entry `protobuf:"bytes,9,rep,name=policies,proto3" json:"policies,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ReportRequest) Reset() {
 	*x = ReportRequest{}
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[3]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -290,7 +593,7 @@ func (x *ReportRequest) String() string {
 func (*ReportRequest) ProtoMessage() {}
 
 func (x *ReportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[3]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -303,10 +606,10 @@ func (x *ReportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportRequest.ProtoReflect.Descriptor instead.
 func (*ReportRequest) Descriptor() ([]byte, []int) {
-	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{3}
+	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{7}
 }
 
-func (x *ReportRequest) GetAgent() *v1.Agent {
+func (x *ReportRequest) GetAgent() *v11.Agent {
 	if x != nil {
 		return x.Agent
 	}
@@ -348,6 +651,27 @@ func (x *ReportRequest) GetFederation() string {
 	return ""
 }
 
+func (x *ReportRequest) GetPolicyRevision() uint64 {
+	if x != nil {
+		return x.PolicyRevision
+	}
+	return 0
+}
+
+func (x *ReportRequest) GetPoliciesRefused() []string {
+	if x != nil {
+		return x.PoliciesRefused
+	}
+	return nil
+}
+
+func (x *ReportRequest) GetPolicies() []*Entry {
+	if x != nil {
+		return x.Policies
+	}
+	return nil
+}
+
 type ReportResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -356,7 +680,7 @@ type ReportResponse struct {
 
 func (x *ReportResponse) Reset() {
 	*x = ReportResponse{}
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[4]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -368,7 +692,7 @@ func (x *ReportResponse) String() string {
 func (*ReportResponse) ProtoMessage() {}
 
 func (x *ReportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[4]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -381,7 +705,7 @@ func (x *ReportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportResponse.ProtoReflect.Descriptor instead.
 func (*ReportResponse) Descriptor() ([]byte, []int) {
-	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{4}
+	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{8}
 }
 
 type ContributeRequest struct {
@@ -399,7 +723,7 @@ type ContributeRequest struct {
 
 func (x *ContributeRequest) Reset() {
 	*x = ContributeRequest{}
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[5]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -411,7 +735,7 @@ func (x *ContributeRequest) String() string {
 func (*ContributeRequest) ProtoMessage() {}
 
 func (x *ContributeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[5]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -424,7 +748,7 @@ func (x *ContributeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContributeRequest.ProtoReflect.Descriptor instead.
 func (*ContributeRequest) Descriptor() ([]byte, []int) {
-	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{5}
+	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ContributeRequest) GetContributor() *Contributor {
@@ -460,7 +784,7 @@ type Contributor struct {
 
 func (x *Contributor) Reset() {
 	*x = Contributor{}
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[6]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -472,7 +796,7 @@ func (x *Contributor) String() string {
 func (*Contributor) ProtoMessage() {}
 
 func (x *Contributor) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[6]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -485,7 +809,7 @@ func (x *Contributor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Contributor.ProtoReflect.Descriptor instead.
 func (*Contributor) Descriptor() ([]byte, []int) {
-	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{6}
+	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Contributor) GetFederation() string {
@@ -525,7 +849,7 @@ type Standing struct {
 
 func (x *Standing) Reset() {
 	*x = Standing{}
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[7]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -537,7 +861,7 @@ func (x *Standing) String() string {
 func (*Standing) ProtoMessage() {}
 
 func (x *Standing) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[7]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -550,7 +874,7 @@ func (x *Standing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Standing.ProtoReflect.Descriptor instead.
 func (*Standing) Descriptor() ([]byte, []int) {
-	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{7}
+	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Standing) GetLinks() []*Link {
@@ -577,7 +901,7 @@ type Link struct {
 
 func (x *Link) Reset() {
 	*x = Link{}
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[8]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -589,7 +913,7 @@ func (x *Link) String() string {
 func (*Link) ProtoMessage() {}
 
 func (x *Link) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[8]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -602,7 +926,7 @@ func (x *Link) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Link.ProtoReflect.Descriptor instead.
 func (*Link) Descriptor() ([]byte, []int) {
-	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{8}
+	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Link) GetName() string {
@@ -654,7 +978,7 @@ type Contribution struct {
 
 func (x *Contribution) Reset() {
 	*x = Contribution{}
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[9]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -666,7 +990,7 @@ func (x *Contribution) String() string {
 func (*Contribution) ProtoMessage() {}
 
 func (x *Contribution) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[9]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -679,7 +1003,7 @@ func (x *Contribution) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Contribution.ProtoReflect.Descriptor instead.
 func (*Contribution) Descriptor() ([]byte, []int) {
-	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{9}
+	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Contribution) GetLink() string {
@@ -743,7 +1067,7 @@ type Snapshot struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Source        string                 `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
 	Services      []*ServiceName         `protobuf:"bytes,2,rep,name=services,proto3" json:"services,omitempty"`
-	Instances     []*v1.Instance         `protobuf:"bytes,3,rep,name=instances,proto3" json:"instances,omitempty"`
+	Instances     []*v11.Instance        `protobuf:"bytes,3,rep,name=instances,proto3" json:"instances,omitempty"`
 	SetAside      []*SetAside            `protobuf:"bytes,4,rep,name=set_aside,json=setAside,proto3" json:"set_aside,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -751,7 +1075,7 @@ type Snapshot struct {
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[10]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -763,7 +1087,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[10]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -776,7 +1100,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{10}
+	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Snapshot) GetSource() string {
@@ -793,7 +1117,7 @@ func (x *Snapshot) GetServices() []*ServiceName {
 	return nil
 }
 
-func (x *Snapshot) GetInstances() []*v1.Instance {
+func (x *Snapshot) GetInstances() []*v11.Instance {
 	if x != nil {
 		return x.Instances
 	}
@@ -808,16 +1132,18 @@ func (x *Snapshot) GetSetAside() []*SetAside {
 }
 
 type ServiceName struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Namespace     string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
-	Service       string                 `protobuf:"bytes,2,opt,name=service,proto3" json:"service,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Service   string                 `protobuf:"bytes,2,opt,name=service,proto3" json:"service,omitempty"`
+	// The strategy that the registry states for callers in its own cluster; empty where it states none.
+	Strategy      string `protobuf:"bytes,3,opt,name=strategy,proto3" json:"strategy,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ServiceName) Reset() {
 	*x = ServiceName{}
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[11]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -829,7 +1155,7 @@ func (x *ServiceName) String() string {
 func (*ServiceName) ProtoMessage() {}
 
 func (x *ServiceName) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[11]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -842,7 +1168,7 @@ func (x *ServiceName) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceName.ProtoReflect.Descriptor instead.
 func (*ServiceName) Descriptor() ([]byte, []int) {
-	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{11}
+	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ServiceName) GetNamespace() string {
@@ -859,6 +1185,13 @@ func (x *ServiceName) GetService() string {
 	return ""
 }
 
+func (x *ServiceName) GetStrategy() string {
+	if x != nil {
+		return x.Strategy
+	}
+	return ""
+}
+
 type SetAside struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Record        string                 `protobuf:"bytes,1,opt,name=record,proto3" json:"record,omitempty"`
@@ -869,7 +1202,7 @@ type SetAside struct {
 
 func (x *SetAside) Reset() {
 	*x = SetAside{}
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[12]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -881,7 +1214,7 @@ func (x *SetAside) String() string {
 func (*SetAside) ProtoMessage() {}
 
 func (x *SetAside) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[12]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -894,7 +1227,7 @@ func (x *SetAside) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetAside.ProtoReflect.Descriptor instead.
 func (*SetAside) Descriptor() ([]byte, []int) {
-	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{12}
+	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *SetAside) GetRecord() string {
@@ -924,7 +1257,7 @@ type ContributeResponse struct {
 
 func (x *ContributeResponse) Reset() {
 	*x = ContributeResponse{}
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[13]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -936,7 +1269,7 @@ func (x *ContributeResponse) String() string {
 func (*ContributeResponse) ProtoMessage() {}
 
 func (x *ContributeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[13]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -949,7 +1282,7 @@ func (x *ContributeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContributeResponse.ProtoReflect.Descriptor instead.
 func (*ContributeResponse) Descriptor() ([]byte, []int) {
-	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{13}
+	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ContributeResponse) GetGrants() []*Grant {
@@ -976,7 +1309,7 @@ type Grant struct {
 
 func (x *Grant) Reset() {
 	*x = Grant{}
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[14]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -988,7 +1321,7 @@ func (x *Grant) String() string {
 func (*Grant) ProtoMessage() {}
 
 func (x *Grant) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[14]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1001,7 +1334,7 @@ func (x *Grant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Grant.ProtoReflect.Descriptor instead.
 func (*Grant) Descriptor() ([]byte, []int) {
-	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{14}
+	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Grant) GetLink() string {
@@ -1022,7 +1355,23 @@ var File_farcall_feed_v1_feed_proto protoreflect.FileDescriptor
 
 const file_farcall_feed_v1_feed_proto_rawDesc = "" +
 	"\n" +
-	"\x1afarcall/feed/v1/feed.proto\x12\x0ffarcall.feed.v1\x1a farcall/catalog/v1/catalog.proto\x1a\x1egoogle/protobuf/duration.proto\"\x93\x01\n" +
+	"\x1afarcall/feed/v1/feed.proto\x12\x0ffarcall.feed.v1\x1a\x1cfarcall/admin/v1/admin.proto\x1a farcall/catalog/v1/catalog.proto\x1a\x1egoogle/protobuf/duration.proto\"u\n" +
+	"\x0eConsultRequest\x122\n" +
+	"\x05agent\x18\x01 \x01(\v2\x1c.farcall.feed.v1.ContributorR\x05agent\x12/\n" +
+	"\x06answer\x18\x02 \x01(\v2\x17.farcall.feed.v1.AnswerR\x06answer\"H\n" +
+	"\x0fConsultResponse\x125\n" +
+	"\bquestion\x18\x01 \x01(\v2\x19.farcall.feed.v1.QuestionR\bquestion\"\xa4\x01\n" +
+	"\bQuestion\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12<\n" +
+	"\aexplain\x18\x02 \x01(\v2 .farcall.admin.v1.ExplainRequestH\x00R\aexplain\x12B\n" +
+	"\apreview\x18\x03 \x01(\v2&.farcall.admin.v1.PreviewPolicyRequestH\x00R\apreviewB\x06\n" +
+	"\x04what\"\xc0\x01\n" +
+	"\x06Answer\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12=\n" +
+	"\aexplain\x18\x02 \x01(\v2!.farcall.admin.v1.ExplainResponseH\x00R\aexplain\x12C\n" +
+	"\apreview\x18\x03 \x01(\v2'.farcall.admin.v1.PreviewPolicyResponseH\x00R\apreview\x12\x1a\n" +
+	"\arefused\x18\x04 \x01(\fH\x00R\arefusedB\x06\n" +
+	"\x04what\"\x93\x01\n" +
 	"\fWatchRequest\x12\x1e\n" +
 	"\n" +
 	"federation\x18\x01 \x01(\tR\n" +
@@ -1044,7 +1393,7 @@ const file_farcall_feed_v1_feed_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\fR\x05value\x12\x1a\n" +
 	"\brevision\x18\x03 \x01(\x03R\brevision\x12\x18\n" +
-	"\adeleted\x18\x04 \x01(\bR\adeleted\"\xb0\x02\n" +
+	"\adeleted\x18\x04 \x01(\bR\adeleted\"\xb8\x03\n" +
 	"\rReportRequest\x12/\n" +
 	"\x05agent\x18\x01 \x01(\v2\x19.farcall.catalog.v1.AgentR\x05agent\x12B\n" +
 	"\x06epochs\x18\x02 \x03(\v2*.farcall.feed.v1.ReportRequest.EpochsEntryR\x06epochs\x12\x19\n" +
@@ -1053,7 +1402,10 @@ const file_farcall_feed_v1_feed_proto_rawDesc = "" +
 	"\aleaving\x18\x05 \x01(\bR\aleaving\x12\x1e\n" +
 	"\n" +
 	"federation\x18\x06 \x01(\tR\n" +
-	"federation\x1a9\n" +
+	"federation\x12'\n" +
+	"\x0fpolicy_revision\x18\a \x01(\x04R\x0epolicyRevision\x12)\n" +
+	"\x10policies_refused\x18\b \x03(\tR\x0fpoliciesRefused\x122\n" +
+	"\bpolicies\x18\t \x03(\v2\x16.farcall.feed.v1.EntryR\bpolicies\x1a9\n" +
 	"\vEpochsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\x10\n" +
@@ -1089,10 +1441,11 @@ const file_farcall_feed_v1_feed_proto_rawDesc = "" +
 	"\x06source\x18\x01 \x01(\tR\x06source\x128\n" +
 	"\bservices\x18\x02 \x03(\v2\x1c.farcall.feed.v1.ServiceNameR\bservices\x12:\n" +
 	"\tinstances\x18\x03 \x03(\v2\x1c.farcall.catalog.v1.InstanceR\tinstances\x126\n" +
-	"\tset_aside\x18\x04 \x03(\v2\x19.farcall.feed.v1.SetAsideR\bsetAside\"E\n" +
+	"\tset_aside\x18\x04 \x03(\v2\x19.farcall.feed.v1.SetAsideR\bsetAside\"a\n" +
 	"\vServiceName\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x18\n" +
-	"\aservice\x18\x02 \x01(\tR\aservice\":\n" +
+	"\aservice\x18\x02 \x01(\tR\aservice\x12\x1a\n" +
+	"\bstrategy\x18\x03 \x01(\tR\bstrategy\":\n" +
 	"\bSetAside\x12\x16\n" +
 	"\x06record\x18\x01 \x01(\tR\x06record\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"Z\n" +
@@ -1101,12 +1454,13 @@ const file_farcall_feed_v1_feed_proto_rawDesc = "" +
 	"\x05owner\x18\x02 \x01(\bR\x05owner\"/\n" +
 	"\x05Grant\x12\x12\n" +
 	"\x04link\x18\x01 \x01(\tR\x04link\x12\x12\n" +
-	"\x04term\x18\x02 \x01(\x04R\x04term2\xf8\x01\n" +
+	"\x04term\x18\x02 \x01(\x04R\x04term2\xca\x02\n" +
 	"\x04Feed\x12H\n" +
 	"\x05Watch\x12\x1d.farcall.feed.v1.WatchRequest\x1a\x1e.farcall.feed.v1.WatchResponse0\x01\x12K\n" +
 	"\x06Report\x12\x1e.farcall.feed.v1.ReportRequest\x1a\x1f.farcall.feed.v1.ReportResponse(\x01\x12Y\n" +
 	"\n" +
-	"Contribute\x12\".farcall.feed.v1.ContributeRequest\x1a#.farcall.feed.v1.ContributeResponse(\x010\x01B7Z5github.com/farcall/farcall/api/farcall/feed/v1;feedv1b\x06proto3"
+	"Contribute\x12\".farcall.feed.v1.ContributeRequest\x1a#.farcall.feed.v1.ContributeResponse(\x010\x01\x12P\n" +
+	"\aConsult\x12\x1f.farcall.feed.v1.ConsultRequest\x1a .farcall.feed.v1.ConsultResponse(\x010\x01B7Z5github.com/farcall/farcall/api/farcall/feed/v1;feedv1b\x06proto3"
 
 var (
 	file_farcall_feed_v1_feed_proto_rawDescOnce sync.Once
@@ -1120,53 +1474,71 @@ func file_farcall_feed_v1_feed_proto_rawDescGZIP() []byte {
 	return file_farcall_feed_v1_feed_proto_rawDescData
 }
 
-var file_farcall_feed_v1_feed_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_farcall_feed_v1_feed_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_farcall_feed_v1_feed_proto_goTypes = []any{
-	(*WatchRequest)(nil),        // 0: farcall.feed.v1.WatchRequest
-	(*WatchResponse)(nil),       // 1: farcall.feed.v1.WatchResponse
-	(*Entry)(nil),               // 2: farcall.feed.v1.Entry
-	(*ReportRequest)(nil),       // 3: farcall.feed.v1.ReportRequest
-	(*ReportResponse)(nil),      // 4: farcall.feed.v1.ReportResponse
-	(*ContributeRequest)(nil),   // 5: farcall.feed.v1.ContributeRequest
-	(*Contributor)(nil),         // 6: farcall.feed.v1.Contributor
-	(*Standing)(nil),            // 7: farcall.feed.v1.Standing
-	(*Link)(nil),                // 8: farcall.feed.v1.Link
-	(*Contribution)(nil),        // 9: farcall.feed.v1.Contribution
-	(*Snapshot)(nil),            // 10: farcall.feed.v1.Snapshot
-	(*ServiceName)(nil),         // 11: farcall.feed.v1.ServiceName
-	(*SetAside)(nil),            // 12: farcall.feed.v1.SetAside
-	(*ContributeResponse)(nil),  // 13: farcall.feed.v1.ContributeResponse
-	(*Grant)(nil),               // 14: farcall.feed.v1.Grant
-	nil,                         // 15: farcall.feed.v1.ReportRequest.EpochsEntry
-	(*v1.Agent)(nil),            // 16: farcall.catalog.v1.Agent
-	(*durationpb.Duration)(nil), // 17: google.protobuf.Duration
-	(*v1.Instance)(nil),         // 18: farcall.catalog.v1.Instance
+	(*ConsultRequest)(nil),           // 0: farcall.feed.v1.ConsultRequest
+	(*ConsultResponse)(nil),          // 1: farcall.feed.v1.ConsultResponse
+	(*Question)(nil),                 // 2: farcall.feed.v1.Question
+	(*Answer)(nil),                   // 3: farcall.feed.v1.Answer
+	(*WatchRequest)(nil),             // 4: farcall.feed.v1.WatchRequest
+	(*WatchResponse)(nil),            // 5: farcall.feed.v1.WatchResponse
+	(*Entry)(nil),                    // 6: farcall.feed.v1.Entry
+	(*ReportRequest)(nil),            // 7: farcall.feed.v1.ReportRequest
+	(*ReportResponse)(nil),           // 8: farcall.feed.v1.ReportResponse
+	(*ContributeRequest)(nil),        // 9: farcall.feed.v1.ContributeRequest
+	(*Contributor)(nil),              // 10: farcall.feed.v1.Contributor
+	(*Standing)(nil),                 // 11: farcall.feed.v1.Standing
+	(*Link)(nil),                     // 12: farcall.feed.v1.Link
+	(*Contribution)(nil),             // 13: farcall.feed.v1.Contribution
+	(*Snapshot)(nil),                 // 14: farcall.feed.v1.Snapshot
+	(*ServiceName)(nil),              // 15: farcall.feed.v1.ServiceName
+	(*SetAside)(nil),                 // 16: farcall.feed.v1.SetAside
+	(*ContributeResponse)(nil),       // 17: farcall.feed.v1.ContributeResponse
+	(*Grant)(nil),                    // 18: farcall.feed.v1.Grant
+	nil,                              // 19: farcall.feed.v1.ReportRequest.EpochsEntry
+	(*v1.ExplainRequest)(nil),        // 20: farcall.admin.v1.ExplainRequest
+	(*v1.PreviewPolicyRequest)(nil),  // 21: farcall.admin.v1.PreviewPolicyRequest
+	(*v1.ExplainResponse)(nil),       // 22: farcall.admin.v1.ExplainResponse
+	(*v1.PreviewPolicyResponse)(nil), // 23: farcall.admin.v1.PreviewPolicyResponse
+	(*v11.Agent)(nil),                // 24: farcall.catalog.v1.Agent
+	(*durationpb.Duration)(nil),      // 25: google.protobuf.Duration
+	(*v11.Instance)(nil),             // 26: farcall.catalog.v1.Instance
 }
 var file_farcall_feed_v1_feed_proto_depIdxs = []int32{
-	2,  // 0: farcall.feed.v1.WatchResponse.entries:type_name -> farcall.feed.v1.Entry
-	16, // 1: farcall.feed.v1.ReportRequest.agent:type_name -> farcall.catalog.v1.Agent
-	15, // 2: farcall.feed.v1.ReportRequest.epochs:type_name -> farcall.feed.v1.ReportRequest.EpochsEntry
-	6,  // 3: farcall.feed.v1.ContributeRequest.contributor:type_name -> farcall.feed.v1.Contributor
-	7,  // 4: farcall.feed.v1.ContributeRequest.standing:type_name -> farcall.feed.v1.Standing
-	9,  // 5: farcall.feed.v1.ContributeRequest.contribution:type_name -> farcall.feed.v1.Contribution
-	8,  // 6: farcall.feed.v1.Standing.links:type_name -> farcall.feed.v1.Link
-	17, // 7: farcall.feed.v1.Link.age:type_name -> google.protobuf.Duration
-	10, // 8: farcall.feed.v1.Contribution.snapshots:type_name -> farcall.feed.v1.Snapshot
-	11, // 9: farcall.feed.v1.Snapshot.services:type_name -> farcall.feed.v1.ServiceName
-	18, // 10: farcall.feed.v1.Snapshot.instances:type_name -> farcall.catalog.v1.Instance
-	12, // 11: farcall.feed.v1.Snapshot.set_aside:type_name -> farcall.feed.v1.SetAside
-	14, // 12: farcall.feed.v1.ContributeResponse.grants:type_name -> farcall.feed.v1.Grant
-	0,  // 13: farcall.feed.v1.Feed.Watch:input_type -> farcall.feed.v1.WatchRequest
-	3,  // 14: farcall.feed.v1.Feed.Report:input_type -> farcall.feed.v1.ReportRequest
-	5,  // 15: farcall.feed.v1.Feed.Contribute:input_type -> farcall.feed.v1.ContributeRequest
-	1,  // 16: farcall.feed.v1.Feed.Watch:output_type -> farcall.feed.v1.WatchResponse
-	4,  // 17: farcall.feed.v1.Feed.Report:output_type -> farcall.feed.v1.ReportResponse
-	13, // 18: farcall.feed.v1.Feed.Contribute:output_type -> farcall.feed.v1.ContributeResponse
-	16, // [16:19] is the sub-list for method output_type
-	13, // [13:16] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	10, // 0: farcall.feed.v1.ConsultRequest.agent:type_name -> farcall.feed.v1.Contributor
+	3,  // 1: farcall.feed.v1.ConsultRequest.answer:type_name -> farcall.feed.v1.Answer
+	2,  // 2: farcall.feed.v1.ConsultResponse.question:type_name -> farcall.feed.v1.Question
+	20, // 3: farcall.feed.v1.Question.explain:type_name -> farcall.admin.v1.ExplainRequest
+	21, // 4: farcall.feed.v1.Question.preview:type_name -> farcall.admin.v1.PreviewPolicyRequest
+	22, // 5: farcall.feed.v1.Answer.explain:type_name -> farcall.admin.v1.ExplainResponse
+	23, // 6: farcall.feed.v1.Answer.preview:type_name -> farcall.admin.v1.PreviewPolicyResponse
+	6,  // 7: farcall.feed.v1.WatchResponse.entries:type_name -> farcall.feed.v1.Entry
+	24, // 8: farcall.feed.v1.ReportRequest.agent:type_name -> farcall.catalog.v1.Agent
+	19, // 9: farcall.feed.v1.ReportRequest.epochs:type_name -> farcall.feed.v1.ReportRequest.EpochsEntry
+	6,  // 10: farcall.feed.v1.ReportRequest.policies:type_name -> farcall.feed.v1.Entry
+	10, // 11: farcall.feed.v1.ContributeRequest.contributor:type_name -> farcall.feed.v1.Contributor
+	11, // 12: farcall.feed.v1.ContributeRequest.standing:type_name -> farcall.feed.v1.Standing
+	13, // 13: farcall.feed.v1.ContributeRequest.contribution:type_name -> farcall.feed.v1.Contribution
+	12, // 14: farcall.feed.v1.Standing.links:type_name -> farcall.feed.v1.Link
+	25, // 15: farcall.feed.v1.Link.age:type_name -> google.protobuf.Duration
+	14, // 16: farcall.feed.v1.Contribution.snapshots:type_name -> farcall.feed.v1.Snapshot
+	15, // 17: farcall.feed.v1.Snapshot.services:type_name -> farcall.feed.v1.ServiceName
+	26, // 18: farcall.feed.v1.Snapshot.instances:type_name -> farcall.catalog.v1.Instance
+	16, // 19: farcall.feed.v1.Snapshot.set_aside:type_name -> farcall.feed.v1.SetAside
+	18, // 20: farcall.feed.v1.ContributeResponse.grants:type_name -> farcall.feed.v1.Grant
+	4,  // 21: farcall.feed.v1.Feed.Watch:input_type -> farcall.feed.v1.WatchRequest
+	7,  // 22: farcall.feed.v1.Feed.Report:input_type -> farcall.feed.v1.ReportRequest
+	9,  // 23: farcall.feed.v1.Feed.Contribute:input_type -> farcall.feed.v1.ContributeRequest
+	0,  // 24: farcall.feed.v1.Feed.Consult:input_type -> farcall.feed.v1.ConsultRequest
+	5,  // 25: farcall.feed.v1.Feed.Watch:output_type -> farcall.feed.v1.WatchResponse
+	8,  // 26: farcall.feed.v1.Feed.Report:output_type -> farcall.feed.v1.ReportResponse
+	17, // 27: farcall.feed.v1.Feed.Contribute:output_type -> farcall.feed.v1.ContributeResponse
+	1,  // 28: farcall.feed.v1.Feed.Consult:output_type -> farcall.feed.v1.ConsultResponse
+	25, // [25:29] is the sub-list for method output_type
+	21, // [21:25] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_farcall_feed_v1_feed_proto_init() }
@@ -1174,13 +1546,22 @@ func file_farcall_feed_v1_feed_proto_init() {
 	if File_farcall_feed_v1_feed_proto != nil {
 		return
 	}
+	file_farcall_feed_v1_feed_proto_msgTypes[2].OneofWrappers = []any{
+		(*Question_Explain)(nil),
+		(*Question_Preview)(nil),
+	}
+	file_farcall_feed_v1_feed_proto_msgTypes[3].OneofWrappers = []any{
+		(*Answer_Explain)(nil),
+		(*Answer_Preview)(nil),
+		(*Answer_Refused)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_farcall_feed_v1_feed_proto_rawDesc), len(file_farcall_feed_v1_feed_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   16,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

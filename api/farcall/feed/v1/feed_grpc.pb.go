@@ -24,6 +24,7 @@ const (
 	Feed_Watch_FullMethodName      = "/farcall.feed.v1.Feed/Watch"
 	Feed_Report_FullMethodName     = "/farcall.feed.v1.Feed/Report"
 	Feed_Contribute_FullMethodName = "/farcall.feed.v1.Feed/Contribute"
+	Feed_Consult_FullMethodName    = "/farcall.feed.v1.Feed/Consult"
 )
 
 // FeedClient is the client API for Feed service.
@@ -43,6 +44,10 @@ type FeedClient interface {
 	// every second how it stands with each of its links, and sends the contents of those that it
 	// is granted. A cluster that is not read via its agents is refused with FAILED_PRECONDITION.
 	Contribute(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ContributeRequest, ContributeResponse], error)
+	// Consult lets a synchronizer ask an agent what only that knows: its own view, and the calls
+	// that it counted. The agent opens one to the synchronizer that it follows; its first message
+	// names it. Questions come one by one or several at once, and answers in any order.
+	Consult(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ConsultRequest, ConsultResponse], error)
 }
 
 type feedClient struct {
@@ -98,6 +103,19 @@ func (c *feedClient) Contribute(ctx context.Context, opts ...grpc.CallOption) (g
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Feed_ContributeClient = grpc.BidiStreamingClient[ContributeRequest, ContributeResponse]
 
+func (c *feedClient) Consult(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ConsultRequest, ConsultResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Feed_ServiceDesc.Streams[3], Feed_Consult_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ConsultRequest, ConsultResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Feed_ConsultClient = grpc.BidiStreamingClient[ConsultRequest, ConsultResponse]
+
 // FeedServer is the server API for Feed service.
 // All implementations must embed UnimplementedFeedServer
 // for forward compatibility.
@@ -115,6 +133,10 @@ type FeedServer interface {
 	// every second how it stands with each of its links, and sends the contents of those that it
 	// is granted. A cluster that is not read via its agents is refused with FAILED_PRECONDITION.
 	Contribute(grpc.BidiStreamingServer[ContributeRequest, ContributeResponse]) error
+	// Consult lets a synchronizer ask an agent what only that knows: its own view, and the calls
+	// that it counted. The agent opens one to the synchronizer that it follows; its first message
+	// names it. Questions come one by one or several at once, and answers in any order.
+	Consult(grpc.BidiStreamingServer[ConsultRequest, ConsultResponse]) error
 	mustEmbedUnimplementedFeedServer()
 }
 
@@ -133,6 +155,9 @@ func (UnimplementedFeedServer) Report(grpc.ClientStreamingServer[ReportRequest, 
 }
 func (UnimplementedFeedServer) Contribute(grpc.BidiStreamingServer[ContributeRequest, ContributeResponse]) error {
 	return status.Error(codes.Unimplemented, "method Contribute not implemented")
+}
+func (UnimplementedFeedServer) Consult(grpc.BidiStreamingServer[ConsultRequest, ConsultResponse]) error {
+	return status.Error(codes.Unimplemented, "method Consult not implemented")
 }
 func (UnimplementedFeedServer) mustEmbedUnimplementedFeedServer() {}
 func (UnimplementedFeedServer) testEmbeddedByValue()              {}
@@ -180,6 +205,13 @@ func _Feed_Contribute_Handler(srv interface{}, stream grpc.ServerStream) error {
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Feed_ContributeServer = grpc.BidiStreamingServer[ContributeRequest, ContributeResponse]
 
+func _Feed_Consult_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(FeedServer).Consult(&grpc.GenericServerStream[ConsultRequest, ConsultResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Feed_ConsultServer = grpc.BidiStreamingServer[ConsultRequest, ConsultResponse]
+
 // Feed_ServiceDesc is the grpc.ServiceDesc for Feed service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -201,6 +233,12 @@ var Feed_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "Contribute",
 			Handler:       _Feed_Contribute_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
+		},
+		{
+			StreamName:    "Consult",
+			Handler:       _Feed_Consult_Handler,
 			ServerStreams: true,
 			ClientStreams: true,
 		},

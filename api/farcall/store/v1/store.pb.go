@@ -473,7 +473,9 @@ type RegistryStatus struct {
 	Reporter string `protobuf:"bytes,12,opt,name=reporter,proto3" json:"reporter,omitempty"`
 	// Records of instances of which another record is believed: of a registry that is configured
 	// before this one, or of another source of its own.
-	Shadowed      uint64 `protobuf:"varint,13,opt,name=shadowed,proto3" json:"shadowed,omitempty"`
+	Shadowed uint64 `protobuf:"varint,13,opt,name=shadowed,proto3" json:"shadowed,omitempty"`
+	// The strategies that it states for callers in its own cluster, by "namespace/service".
+	Strategies    map[string]string `protobuf:"bytes,14,rep,name=strategies,proto3" json:"strategies,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -599,6 +601,13 @@ func (x *RegistryStatus) GetShadowed() uint64 {
 	return 0
 }
 
+func (x *RegistryStatus) GetStrategies() map[string]string {
+	if x != nil {
+		return x.Strategies
+	}
+	return nil
+}
+
 // Synced is the value of clusters/<cluster>/synced: the first full publish of this epoch is complete.
 type Synced struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -652,10 +661,18 @@ func (x *Synced) GetEpoch() uint64 {
 	return 0
 }
 
-// PoliciesSynced is the value of policies-synced: policies up to this revision are in the store.
+// PoliciesSynced is the value of policies-synced: policies and cordons up to this revision are in
+// the store. Every write of one of them raises it in the same transaction.
 type PoliciesSynced struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Revision      uint64                 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Revision uint64                 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	// Up to this revision they are those of an earlier life of the store, from before it was wiped or
+	// restored from a backup: complete as far as that revision, and no further. What is above it was
+	// written in this life. 0 in a store that had no other life, or was told of none yet.
+	Restored uint64 `protobuf:"varint,2,opt,name=restored,proto3" json:"restored,omitempty"`
+	// The id of the store in which revision counts. Only readers set it, in what they keep and report
+	// of policies; in the store itself it is empty.
+	Store         string `protobuf:"bytes,3,opt,name=store,proto3" json:"store,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -697,6 +714,20 @@ func (x *PoliciesSynced) GetRevision() uint64 {
 	return 0
 }
 
+func (x *PoliciesSynced) GetRestored() uint64 {
+	if x != nil {
+		return x.Restored
+	}
+	return 0
+}
+
+func (x *PoliciesSynced) GetStore() string {
+	if x != nil {
+		return x.Store
+	}
+	return ""
+}
+
 var File_farcall_store_v1_store_proto protoreflect.FileDescriptor
 
 const file_farcall_store_v1_store_proto_rawDesc = "" +
@@ -736,7 +767,7 @@ const file_farcall_store_v1_store_proto_rawDesc = "" +
 	"\x03via\x18\b \x01(\tR\x03via\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x81\x04\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x92\x05\n" +
 	"\x0eRegistryStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12<\n" +
 	"\x05state\x18\x02 \x01(\x0e2&.farcall.store.v1.RegistryStatus.StateR\x05state\x12\x1d\n" +
@@ -752,7 +783,13 @@ const file_farcall_store_v1_store_proto_rawDesc = "" +
 	" \x01(\tR\flastSetAside\x12=\n" +
 	"\flast_success\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\vlastSuccess\x12\x1a\n" +
 	"\breporter\x18\f \x01(\tR\breporter\x12\x1a\n" +
-	"\bshadowed\x18\r \x01(\x04R\bshadowed\"(\n" +
+	"\bshadowed\x18\r \x01(\x04R\bshadowed\x12P\n" +
+	"\n" +
+	"strategies\x18\x0e \x03(\v20.farcall.store.v1.RegistryStatus.StrategiesEntryR\n" +
+	"strategies\x1a=\n" +
+	"\x0fStrategiesEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"(\n" +
 	"\x05State\x12\v\n" +
 	"\aPENDING\x10\x00\x12\x06\n" +
 	"\x02OK\x10\x01\x12\n" +
@@ -760,9 +797,11 @@ const file_farcall_store_v1_store_proto_rawDesc = "" +
 	"\x06FAILED\x10\x02\"8\n" +
 	"\x06Synced\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x14\n" +
-	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\",\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\"^\n" +
 	"\x0ePoliciesSynced\x12\x1a\n" +
-	"\brevision\x18\x01 \x01(\x04R\brevisionB9Z7github.com/farcall/farcall/api/farcall/store/v1;storev1b\x06proto3"
+	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x1a\n" +
+	"\brestored\x18\x02 \x01(\x04R\brestored\x12\x14\n" +
+	"\x05store\x18\x03 \x01(\tR\x05storeB9Z7github.com/farcall/farcall/api/farcall/store/v1;storev1b\x06proto3"
 
 var (
 	file_farcall_store_v1_store_proto_rawDescOnce sync.Once
@@ -777,7 +816,7 @@ func file_farcall_store_v1_store_proto_rawDescGZIP() []byte {
 }
 
 var file_farcall_store_v1_store_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_farcall_store_v1_store_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_farcall_store_v1_store_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_farcall_store_v1_store_proto_goTypes = []any{
 	(RegistryStatus_State)(0),     // 0: farcall.store.v1.RegistryStatus.State
 	(*StoreID)(nil),               // 1: farcall.store.v1.StoreID
@@ -790,24 +829,26 @@ var file_farcall_store_v1_store_proto_goTypes = []any{
 	(*PoliciesSynced)(nil),        // 8: farcall.store.v1.PoliciesSynced
 	nil,                           // 9: farcall.store.v1.Replica.ConfirmedEntry
 	nil,                           // 10: farcall.store.v1.ClusterMeta.LabelsEntry
-	(*v1.Instance)(nil),           // 11: farcall.catalog.v1.Instance
-	(*v1.Locality)(nil),           // 12: farcall.catalog.v1.Locality
-	(*timestamppb.Timestamp)(nil), // 13: google.protobuf.Timestamp
+	nil,                           // 11: farcall.store.v1.RegistryStatus.StrategiesEntry
+	(*v1.Instance)(nil),           // 12: farcall.catalog.v1.Instance
+	(*v1.Locality)(nil),           // 13: farcall.catalog.v1.Locality
+	(*timestamppb.Timestamp)(nil), // 14: google.protobuf.Timestamp
 }
 var file_farcall_store_v1_store_proto_depIdxs = []int32{
-	11, // 0: farcall.store.v1.Slice.instances:type_name -> farcall.catalog.v1.Instance
+	12, // 0: farcall.store.v1.Slice.instances:type_name -> farcall.catalog.v1.Instance
 	9,  // 1: farcall.store.v1.Replica.confirmed:type_name -> farcall.store.v1.Replica.ConfirmedEntry
-	12, // 2: farcall.store.v1.ClusterMeta.locality:type_name -> farcall.catalog.v1.Locality
+	13, // 2: farcall.store.v1.ClusterMeta.locality:type_name -> farcall.catalog.v1.Locality
 	10, // 3: farcall.store.v1.ClusterMeta.labels:type_name -> farcall.store.v1.ClusterMeta.LabelsEntry
 	6,  // 4: farcall.store.v1.ClusterMeta.registries:type_name -> farcall.store.v1.RegistryStatus
 	0,  // 5: farcall.store.v1.RegistryStatus.state:type_name -> farcall.store.v1.RegistryStatus.State
-	13, // 6: farcall.store.v1.RegistryStatus.since:type_name -> google.protobuf.Timestamp
-	13, // 7: farcall.store.v1.RegistryStatus.last_success:type_name -> google.protobuf.Timestamp
-	8,  // [8:8] is the sub-list for method output_type
-	8,  // [8:8] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	14, // 6: farcall.store.v1.RegistryStatus.since:type_name -> google.protobuf.Timestamp
+	14, // 7: farcall.store.v1.RegistryStatus.last_success:type_name -> google.protobuf.Timestamp
+	11, // 8: farcall.store.v1.RegistryStatus.strategies:type_name -> farcall.store.v1.RegistryStatus.StrategiesEntry
+	9,  // [9:9] is the sub-list for method output_type
+	9,  // [9:9] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_farcall_store_v1_store_proto_init() }
@@ -821,7 +862,7 @@ func file_farcall_store_v1_store_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_farcall_store_v1_store_proto_rawDesc), len(file_farcall_store_v1_store_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   10,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
