@@ -32,6 +32,7 @@ import (
 	"github.com/farcall/farcall/agent/invoke"
 	"github.com/farcall/farcall/agent/reachability"
 	"github.com/farcall/farcall/agent/relay"
+	"github.com/farcall/farcall/agent/tracing"
 	"github.com/farcall/farcall/agent/uplink"
 	"github.com/farcall/farcall/agent/view"
 	catalogv1 "github.com/farcall/farcall/api/farcall/catalog/v1"
@@ -66,7 +67,10 @@ type Config struct {
 	ViewFile string
 	// AccessLog is off, errors or all.
 	AccessLog string
-	Version   string
+	// Tracing says where the spans of sampled calls go; nil for nowhere. Who the agent is need not be
+	// said in it.
+	Tracing *tracing.Config
+	Version string
 }
 
 // App is how calls for one application of this node are delivered.
@@ -101,6 +105,7 @@ type Agent struct {
 	answers     *consult.Answers
 	tracker     *reachability.Tracker
 	apps        *app.Channels
+	spans       *tracing.Provider // nil without tracing
 	relay       *relay.Relay
 	peer        *face.Peer
 	http        *face.HTTP
@@ -212,9 +217,16 @@ func (a *Agent) record() *catalogv1.Agent {
 
 // faces makes the relay and the servers before it.
 func (a *Agent) faces(r *router) (err error) {
+	calls := relay.Deps{Router: r, Apps: a.apps, Log: a.log, Metrics: a.deps.Registry}
+	if t := a.cfg.Tracing; t != nil {
+		to := tracing.Config{Endpoint: t.Endpoint, Insecure: t.Insecure, Cluster: a.cfg.Cluster, Node: a.cfg.Node, Version: a.cfg.Version}
+		if a.spans, err = tracing.New(to, tracing.Deps{Log: a.log, Metrics: a.deps.Registry}); err != nil {
+			return err
+		}
+		calls.Tracer = a.spans.Tracer()
+	}
 	if a.relay, err = relay.New(
-		relay.Config{Cluster: a.cfg.Cluster, Node: a.cfg.Node, AccessLog: relay.AccessLog(a.cfg.AccessLog)},
-		relay.Deps{Router: r, Apps: a.apps, Log: a.log, Metrics: a.deps.Registry},
+		relay.Config{Cluster: a.cfg.Cluster, Node: a.cfg.Node, AccessLog: relay.AccessLog(a.cfg.AccessLog)}, calls,
 	); err != nil {
 		return err
 	}
@@ -268,7 +280,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	defer stopServes()
 	defer stopTells()
 
-	needed := start(needs, a.resolve, a.book.Run, a.tracker.Run, a.serveMetrics)
+	needed := start(needs, a.resolve, a.book.Run, a.tracker.Run, a.serveMetrics, a.trace)
 	served := start(serves,
 		func(ctx context.Context) error { return a.peer.Run(ctx, a.deps.Internal) },
 		func(ctx context.Context) error { return a.http.Run(ctx, a.deps.HTTP) },
@@ -316,6 +328,14 @@ func (a *Agent) resolve(ctx context.Context) error {
 		a.book.Local(ch)
 		a.contributor.Read(ch.Registries)
 	})
+}
+
+// trace sends spans, where they go anywhere. It outlives the calls that they are of.
+func (a *Agent) trace(ctx context.Context) error {
+	if a.spans == nil {
+		return nil
+	}
+	return a.spans.Run(ctx)
 }
 
 // registrations are the node's applications that ask to be registered.

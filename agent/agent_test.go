@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -13,9 +14,12 @@ import (
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
+	coltracepb "go.opentelemetry.io/proto/otlp/collector/trace/v1"
+	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/farcall/farcall/agent/tracing"
 	feedv1 "github.com/farcall/farcall/api/farcall/feed/v1"
 	policyv1 "github.com/farcall/farcall/api/farcall/policy/v1"
 	storev1 "github.com/farcall/farcall/api/farcall/store/v1"
@@ -138,6 +142,12 @@ func meta(t *testing.T, seq uint64, via string, first bool) *feedv1.WatchRespons
 
 // run starts an agent of cluster edge that reads one file, and gives the address of its health.
 func run(t *testing.T, s *synchronizer) (health string) {
+	health, _ = runTraced(t, s, nil)
+	return health
+}
+
+// runTraced is run with spans; it also gives the address that applications call.
+func runTraced(t *testing.T, s *synchronizer, spans *tracing.Config) (health, calls string) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "services.yaml")
 	list := "services:\n  - name: cart\n    instances:\n      - {id: cart-1, address: 127.0.0.1, port: 8080, node: n1}\n"
@@ -155,22 +165,22 @@ func run(t *testing.T, s *synchronizer) (health string) {
 		}
 		return l
 	}
-	internal, metrics := listen(), listen()
+	internal, metrics, apps := listen(), listen(), listen()
 	a, err := New(Config{
 		Cluster: "edge", Node: "n1", Synchronizers: []string{s.address},
-		Address: internal.Addr().String(), AccessLog: "off",
+		Address: internal.Addr().String(), AccessLog: "off", Tracing: spans,
 		Intake: intake.Config{Cluster: "edge", Registries: []intake.Registry{{Name: "file", Resolver: res}}},
 		Links:  map[string]func() string{"file": func() string { return "file@n1" }},
 		Apps: []App{
 			{Name: catalog.Name{Namespace: "default", Service: "cart"}, Port: 8080, Protocol: "http"},
 			{Name: catalog.Name{Namespace: "default", Service: "till"}, Port: 8081, Protocol: "http", Register: true},
 		},
-	}, Deps{Log: testkit.Log(t), Registry: prometheus.NewRegistry(), Internal: internal, HTTP: listen(), GRPC: listen(), Metrics: metrics})
+	}, Deps{Log: testkit.Log(t), Registry: prometheus.NewRegistry(), Internal: internal, HTTP: apps, GRPC: listen(), Metrics: metrics})
 	if err != nil {
 		t.Fatal(err)
 	}
 	testkit.Go(t, "agent", a.Run)
-	return "http://" + metrics.Addr().String() + "/readyz"
+	return "http://" + metrics.Addr().String() + "/readyz", "http://" + apps.Addr().String()
 }
 
 // ownerless is what an agent says that contributes to everybody but the owner.
@@ -264,4 +274,61 @@ func TestSaysWhichPoliciesItDoesNotFollow(t *testing.T) {
 		Target: &policyv1.Target{Service: "cart", Namespace: "default"}, Settings: &policyv1.Settings{Strategy: ptr("nearest-first")},
 	})
 	ready(t, health, "a policy is not understood: policy service default/cart", "not known yet")
+}
+
+// collector takes spans.
+type collector struct {
+	coltracepb.UnimplementedTraceServiceServer
+	spans chan *tracepb.Span
+}
+
+func (c *collector) Export(_ context.Context, in *coltracepb.ExportTraceServiceRequest) (*coltracepb.ExportTraceServiceResponse, error) {
+	for _, r := range in.GetResourceSpans() {
+		for _, scope := range r.GetScopeSpans() {
+			for _, s := range scope.GetSpans() {
+				select {
+				case c.spans <- s:
+				default:
+				}
+			}
+		}
+	}
+	return &coltracepb.ExportTraceServiceResponse{}, nil
+}
+
+func TestSampledCallsAreTraced(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &collector{spans: make(chan *tracepb.Span, 10)}
+	server, served := grpc.NewServer(), make(chan struct{})
+	coltracepb.RegisterTraceServiceServer(server, c)
+	go func() {
+		defer close(served)
+		_ = server.Serve(l) // ends with Stop
+	}()
+	t.Cleanup(func() { server.Stop(); <-served })
+	s := serve(t, true)
+	s.feed <- meta(t, 1, "", true)
+	health, calls := runTraced(t, s, &tracing.Config{Endpoint: l.Addr().String()})
+	ready(t, health, "stale", "were not all read")
+	req, err := http.NewRequestWithContext(testkit.Context(t), http.MethodGet, calls+"/v1.0/invoke/cart/method/x", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+	resp, err := (&http.Transport{DisableKeepAlives: true}).RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	select {
+	case span := <-c.spans:
+		if got := fmt.Sprintf("%x", span.GetTraceId()); got != "0af7651916cd43dd8448eb211c80319c" {
+			t.Errorf("a span of trace %s", got)
+		}
+	case <-testkit.Context(t).Done():
+		t.Error("no span arrived")
+	}
 }

@@ -120,11 +120,9 @@ func (d *decider) finish() {
 		d.out.Unavailable, d.out.Detail = d.unavailable()
 		d.out.Detail = oneLine(d.out.Detail)
 	}
-	if d.kind != Broadcast {
-		for i := range max(serving, 0) {
-			for _, c := range d.plan[i].clusters {
-				d.out.Degraded = d.out.Degraded || c.expired > 0
-			}
+	for i := range max(serving, 0) {
+		for _, c := range d.plan[i].clusters {
+			d.out.Degraded = d.out.Degraded || c.expired > 0
 		}
 	}
 	d.out.Rule = d.line()

@@ -1,7 +1,6 @@
 package strategy
 
 import (
-	"slices"
 	"strings"
 	"time"
 )
@@ -158,12 +157,12 @@ func (d *decider) wakeFor(s tierState) {
 	}
 }
 
-// key names a tier by its name and clusters: another set of clusters is another tier.
+// key names a tier by its name and clusters: another set of clusters is another tier. Their order is
+// always the same at one agent.
 func (t *plannedTier) key() string {
 	names := make([]string, len(t.clusters))
 	for i, c := range t.clusters {
 		names[i] = c.name
 	}
-	slices.Sort(names)
 	return t.name + "\x00" + strings.Join(names, "\x00")
 }

@@ -203,6 +203,52 @@ func TestWhatIsNeverHeld(t *testing.T) {
 	})
 }
 
+// What comes back for want of others does not stop a ramp that is under way.
+func TestARampGoesOnFromWhatCameBackForWantOfOthers(t *testing.T) {
+	const half = "w1 w2:UNHEALTHY w3:UNHEALTHY w4:UNHEALTHY" // fit for 50%
+	s := tell(t, 50, 10*time.Second, 10*time.Second)
+	s.want(0, ids(10, 10, half), 100, 0)
+	s.want(1, ids(0, 10, "w1 w2 w3 w4"), 0, 0)
+	s.want(2, ids(10, 10, "w1 w2 w3 w4"), 0, 12)
+	s.want(14, ids(10, 10, "w1 w2 w3 w4"), 20, 14.1)
+	s.want(15, ids(10, 10, half), 50, 15.1)
+	s.want(18.5, ids(10, 10, "w1 w2 w3 w4"), 75, 18.6)
+	s.want(22, ids(10, 10, "w1 w2 w3 w4"), 100, 0)
+}
+
+// Members of a tier are those that it knows: not the draining ones, nor those that a strict
+// locality leaves out.
+func TestMembersAreTheKnownOnes(t *testing.T) {
+	s := tell(t, 50, time.Minute, time.Minute)
+	s.want(0, ids(10, 10, "w1"), 100, 0)
+	s.want(1, ids(3, 10, "w1"), 60, 0)
+	s.want(2, ids(3, 6, "e006:DRAINING e007:DRAINING e008:DRAINING e009:DRAINING w1"), 100, 0)
+
+	s = tell(t, 50, time.Minute, time.Minute)
+	s.in.Policy.Locality, s.in.Caller.Locality.Region = LocalityStrict, "eu"
+	near := func(seconds float64, list string, far ...string) Decision {
+		s.in.Now = noon.Add(time.Duration(seconds * float64(time.Second)))
+		s.in.Instances = instances(list)
+		for i := range s.in.Instances {
+			s.in.Instances[i].Instance.Locality.Region = "eu"
+		}
+		for _, id := range far {
+			s.in.Instances = append(s.in.Instances, instances(id)...)
+		}
+		d, state, err := Decide(s.in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.in.Previous = state
+		return d
+	}
+	near(0, ids(10, 10, "w1"))
+	near(1, ids(0, 10, "w1"))
+	if got := shares(near(2, ids(10, 10, "w1"), "e900")); got != "* 100%" {
+		t.Errorf("somebody far away came: %s", got)
+	}
+}
+
 // The state follows the time, not how often somebody asked.
 func TestItDoesNotMatterHowOftenIsDecided(t *testing.T) {
 	for _, step := range []float64{0.01, 0.3, 7, 100} {

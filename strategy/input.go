@@ -103,8 +103,8 @@ type Candidate struct {
 type Decision struct {
 	// Strategy is the one that was followed.
 	Strategy Kind
-	// Tiers, best first. A call goes to the first that has a candidate left, a retry on to the
-	// next; only with Broadcast each tier is one cluster and all take part.
+	// Tiers, best first. A call goes to one that is drawn by Share, a retry on to the others; only
+	// with Broadcast each tier is one cluster and all take part.
 	Tiers []Tier
 	// Left holds every instance that is in no tier, in identity order.
 	Left []LeftOut
@@ -126,11 +126,13 @@ type Decision struct {
 
 // Tier is a set of clusters that are tried together.
 type Tier struct {
-	// Name is for people: "local", "*" for all the other clusters, "* (region eu)" for those in the
-	// caller's region, "any", or a cluster's name.
+	// Name is for people, in printable ASCII: "local", "any", a pool of the external order as it is
+	// stated ("west, us-1", "region=eu"), "*" for all the other clusters or, where these are several
+	// tiers, "* (region eu)" and "* (distance 2)". The pinned cluster of a call, and each target of
+	// a broadcast that is not local, is named as it is.
 	Name string
-	// Clusters that belong to it, with or without instances: the caller's own first, then those
-	// in its region, equal ones in an order that differs from agent to agent.
+	// Clusters that belong to it, with or without instances: the caller's own first, then the
+	// others as ExternalOrder has them, equal ones in an order that differs from agent to agent.
 	Clusters []string
 	// Groups of candidates, nearest first, none of them empty. The balancer chooses within the
 	// first that has one left; only the caller's own cluster has more than one.
@@ -138,8 +140,9 @@ type Tier struct {
 	// Available counts those that a call could be sent to now, Known all that are eligible and
 	// not draining, healthy or not.
 	Available, Known int
-	// Share is the percentage of calls that are sent to it first; Why says in words where it comes
-	// from.
+	// Share is the percentage of calls that are sent to it first. All shares make 100, or 0 where
+	// nobody serves; in a broadcast each target that is dialled has 100. Why says in words where it
+	// comes from.
 	Share float64
 	Why   string
 	// Failure is Unreachable for a target of a broadcast that is not dialled but reported as

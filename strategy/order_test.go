@@ -60,6 +60,8 @@ func TestExternalOrder(t *testing.T) {
 			want: []string{"local[eu-a]", "* (region eu)[eu-c]", "* (distance 2)[asia nowhere]", "* (distance 5)[us-2]", "us-1, eu-b[eu-b us-1]"}},
 		{name: "* with others is one pool", kind: ExternalOnly, region: "eu", order: [][]string{{"us-1", "*"}},
 			want: []string{"us-1, *[asia eu-b eu-c nowhere us-1 us-2]"}},
+		{name: "* twice: the first takes all", kind: ExternalOnly, order: [][]string{{"us-1", "*"}, {"*"}},
+			want: []string{"us-1, *[asia eu-b eu-c nowhere us-1 us-2]"}},
 		{name: "the region as a property", kind: ExternalOnly, region: "eu", order: [][]string{{"region=us"}, {"region=eu"}},
 			want: []string{"region=us[us-1 us-2]", "region=eu[eu-b eu-c]"}, left: "asia nowhere"},
 		{name: "a zone and a label", kind: ExternalOnly, region: "eu", order: [][]string{{"zone=asia-1", "gpu=yes"}, {"tier=gold"}},
@@ -159,5 +161,18 @@ func TestEqualClustersAreDrawnByAgent(t *testing.T) {
 		if n := first[name]; n < 180 || n > 320 {
 			t.Errorf("%s comes first at %d of %d agents", name, n, agents)
 		}
+	}
+}
+
+// In the caller's region all are equal, whatever their distance.
+func TestDistanceCountsOutsideTheRegionOnly(t *testing.T) {
+	first := map[string]int{}
+	in := continents(ExternalOnly, "eu")
+	for n := range 100 {
+		in.Caller.Node = fmt.Sprint("node-", n)
+		first[mustDecide(t, in).Tiers[0].Clusters[0]]++
+	}
+	if first["eu-b"] < 20 || first["eu-c"] < 20 {
+		t.Errorf("who comes first at 100 agents: %v", first)
 	}
 }

@@ -180,6 +180,15 @@ func TestCordons(t *testing.T) {
 	}
 }
 
+func TestWeightZeroIsBeforeACordon(t *testing.T) {
+	in := scene(LocalFirst, "e1 w1")
+	in.Policy.Weights = map[string]uint32{"west": 0}
+	cordon("west")(&in)
+	if got := left(mustDecide(t, in)); !slices.Equal(got, []string{"w1 WEIGHT_ZERO"}) {
+		t.Errorf("%q", got)
+	}
+}
+
 func TestClustersExpire(t *testing.T) {
 	for _, c := range []struct {
 		name    string

@@ -42,7 +42,7 @@ func (a *admin) Cordon(ctx context.Context, req *adminv1.CordonRequest) (*adminv
 	if err != nil {
 		return nil, writeStatus(ctx, "cordon of "+c.String(), nil, err)
 	}
-	a.audit(ctx, "cordon is put", revision, "cordon", c.String(), "author", c.Author, "reason", c.Reason, "expires", c.Expires)
+	a.audit(ctx, c.Author, revision).Info("cordon is put", "cordon", c.String(), "reason", c.Reason, "expires", c.Expires)
 	a.s.await(ctx, revision)
 	resp := &adminv1.CordonResponse{Cordon: c.Proto(), Warnings: c.Warnings(a.clusterNames())}
 	resp.Cordon.Revision = revision
@@ -90,7 +90,7 @@ func (a *admin) Uncordon(ctx context.Context, req *adminv1.UncordonRequest) (*ad
 	if err != nil {
 		return nil, writeStatus(ctx, "cordon of "+c.String(), nil, err)
 	}
-	a.audit(ctx, "cordon is taken back", revision, "cordon", c.String(), "author", author(ctx, ""))
+	a.audit(ctx, author(ctx, ""), revision).Info("cordon is taken back", "cordon", c.String())
 	a.s.await(ctx, revision)
 	return &adminv1.UncordonResponse{Revision: revision}, nil
 }

@@ -113,7 +113,10 @@ func (h *hub) End(revision int64) {
 			diff = append(diff, &feedv1.Entry{Key: k, Revision: revision, Deleted: true})
 		}
 	}
-	slices.SortFunc(diff, func(a, b *feedv1.Entry) int { return int(a.GetRevision() - b.GetRevision()) })
+	slices.SortFunc(diff, func(a, b *feedv1.Entry) int {
+		// What one transaction wrote in an order of its own: markers last.
+		return cmp.Or(cmp.Compare(a.GetRevision(), b.GetRevision()), cmp.Compare(h.place(a.GetKey()), h.place(b.GetKey())))
+	})
 	h.append(diff, revision)
 }
 

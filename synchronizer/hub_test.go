@@ -119,6 +119,16 @@ func TestHubRelistSendsTheDifference(t *testing.T) {
 	}
 }
 
+func TestHubRelistSendsMarkersAfterWhatTheyMark(t *testing.T) {
+	h := newTestHub(t)
+	const p = "/farcall/v1/test/"
+	list(h, "s1", 5, put("a", 1))
+	r := h.read("", 0)
+	drain(t, r)
+	list(h, "s1", 9, put("a", 1), put(p+"policies-synced", 9), put(p+"policies/service/default/cart/*", 9), put("b", 7))
+	wantDrain(t, "the difference", r, "b "+p+"policies/service/default/cart/* "+p+"policies-synced")
+}
+
 func TestHubOtherStoreIsASnapshotForAll(t *testing.T) {
 	h := newTestHub(t)
 	list(h, "s1", 50, put("a", 1))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strconv"
 	"time"
@@ -68,7 +69,7 @@ func (a *admin) PutPolicy(ctx context.Context, req *adminv1.PutPolicyRequest) (*
 	if err != nil {
 		return nil, writeStatus(ctx, "policy "+p.String(), req.IfRevision, err)
 	}
-	a.audit(ctx, "policy is put", revision, "policy", p.String(), "author", p.Author)
+	a.audit(ctx, p.Author, revision).Info("policy is put", "policy", p.String())
 	a.s.await(ctx, revision)
 	resp := &adminv1.PutPolicyResponse{Policy: p.Proto(), Warnings: a.s.mirror.Policies().Set.Warnings(p, a.clusterNames())}
 	resp.Policy.Revision = revision
@@ -82,7 +83,7 @@ func (a *admin) DeletePolicy(ctx context.Context, req *adminv1.DeletePolicyReque
 		return nil, badPolicy(err)
 	}
 	p := &policy.Policy{Target: target, From: slices.Compact(slices.Sorted(slices.Values(req.GetFrom())))}
-	if _, _, err := policy.ParseID(p.ID()); err != nil {
+	if _, from, err := policy.ParseID(p.ID()); err != nil || !slices.Equal(from, p.From) {
 		return nil, badPolicy(policy.Errors{{Path: "from", Text: fmt.Sprintf("%q is not what a policy of %s can have", req.GetFrom(), target)}})
 	}
 	revision, err := a.s.store.DeletePolicy(ctx, p.ID(), store.Condition{IfRevision: req.IfRevision, Agree: a.agree(nil)})
@@ -96,7 +97,7 @@ func (a *admin) DeletePolicy(ctx context.Context, req *adminv1.DeletePolicyReque
 	if err != nil {
 		return nil, writeStatus(ctx, "policy "+p.String(), req.IfRevision, err)
 	}
-	a.audit(ctx, "policy is deleted", revision, "policy", p.String(), "author", author(ctx, ""))
+	a.audit(ctx, author(ctx, ""), revision).Info("policy is deleted", "policy", p.String())
 	a.s.await(ctx, revision)
 	return &adminv1.DeletePolicyResponse{Revision: revision}, nil
 }
@@ -236,9 +237,10 @@ func peerAddress(ctx context.Context) string {
 	return ""
 }
 
-// audit logs a change of policies or cordons: who, what, and the revision it made.
-func (a *admin) audit(ctx context.Context, what string, revision uint64, args ...any) {
-	a.s.log.Info(what, append(args, "peer", peerAddress(ctx), "revision", revision)...)
+// audit gives the log for a change of policies or cordons, with who made it and the revision it
+// made.
+func (a *admin) audit(ctx context.Context, author string, revision uint64) *slog.Logger {
+	return a.s.log.With("author", author, "peer", peerAddress(ctx), "revision", revision)
 }
 
 // writeStatus maps why something was not written.

@@ -326,6 +326,25 @@ func TestPoliciesWrittenAtTheSameTime(t *testing.T) {
 	}
 }
 
+func TestThereIsRoomForSoMany(t *testing.T) {
+	all := mirror.Policies{Size: maxStatedBytes - 100}
+	for name, c := range map[string]struct {
+		err  error
+		want codes.Code
+	}{
+		"one more":                 {room(all, false, 5, maxPolicies, "policies", 100), codes.OK},
+		"one byte too many":        {room(all, false, 5, maxPolicies, "policies", 101), codes.ResourceExhausted},
+		"one too many":             {room(all, false, maxPolicies, maxPolicies, "policies", 1), codes.ResourceExhausted},
+		"another in place of one":  {room(all, true, maxPolicies, maxPolicies, "policies", 1000), codes.OK},
+		"the last one":             {room(all, false, maxPolicies-1, maxPolicies, "policies", 1), codes.OK},
+		"all of the room is taken": {room(mirror.Policies{Size: maxStatedBytes}, false, 0, 1, "cordons", 1), codes.ResourceExhausted},
+	} {
+		if got := status.Code(c.err); got != c.want {
+			t.Errorf("%s: %v", name, c.err)
+		}
+	}
+}
+
 func TestRefusedPolicyIsListed(t *testing.T) {
 	r := start(t, t.TempDir(), nil)
 	r.put(t, stating("cart", "any"))

@@ -73,6 +73,10 @@ func (a *admin) proposal(req *adminv1.PreviewPolicyRequest, clusters []mirror.Cl
 	for _, c := range clusters {
 		names = append(names, c.Name)
 	}
+	all := a.s.mirror.Policies()
+	if !all.Known {
+		return nil, errUnread
+	}
 	c := &proposal{}
 	if req.GetDelete() {
 		var err error
@@ -80,10 +84,14 @@ func (a *admin) proposal(req *adminv1.PreviewPolicyRequest, clusters []mirror.Cl
 			return nil, badPolicy(err)
 		}
 		c.from = slices.Compact(slices.Sorted(slices.Values(req.GetPolicy().GetFrom())))
-		id := policy.FormatID(c.target, c.from)
-		stored := a.s.mirror.Policies().Set.Policy(id)
-		if stored == nil {
-			return nil, status.Errorf(codes.NotFound, "there is no policy %s", id)
+		taken := &policy.Policy{Target: c.target, From: c.from}
+		id := taken.ID()
+		if all.Set.Policy(id) == nil {
+			var others []string
+			for _, o := range all.Set.Policies() {
+				others = append(others, o.String())
+			}
+			return nil, noSuch("policy", taken.String(), others)
 		}
 		c.set = func(s *policy.Set) *policy.Set { return s.Without(id) }
 	} else {
@@ -93,7 +101,7 @@ func (a *admin) proposal(req *adminv1.PreviewPolicyRequest, clusters []mirror.Cl
 		}
 		c.target, c.from = p.Target, p.From
 		c.set = func(s *policy.Set) *policy.Set { return s.With(p) }
-		c.warnings = a.s.mirror.Policies().Set.Warnings(p, names)
+		c.warnings = all.Set.Warnings(p, names)
 	}
 	for _, name := range names {
 		if c.concerns(name) {

@@ -155,13 +155,13 @@ func (r *roster) bringBack(ctx context.Context, req *feedv1.ReportRequest) error
 		entries = append(entries, store.Entry{Key: e.GetKey(), Value: e.GetValue(), Deleted: e.GetDeleted()})
 	}
 	restored, err := r.store.RestorePolicies(ctx, entries)
-	who := slog.Group("agent", "cluster", req.GetAgent().GetCluster(), "node", req.GetAgent().GetNode())
+	cluster, node := req.GetAgent().GetCluster(), req.GetAgent().GetNode()
 	switch {
 	case errors.Is(err, store.ErrNotBelieved):
-		r.log.Warn("an agent's policies are not believed", who, "error", err)
+		r.log.Warn("an agent's policies are not believed", "cluster", cluster, "node", node, "error", err)
 		return nil
 	case restored:
-		r.log.Info("an agent brought policies and cordons back", who, "revision", req.GetPolicyRevision())
+		r.log.Info("an agent brought policies and cordons back", "cluster", cluster, "node", node, "revision", req.GetPolicyRevision())
 	}
 	return err
 }

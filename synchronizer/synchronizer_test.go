@@ -32,11 +32,12 @@ import (
 
 // registry is a resolver whose registry is the test.
 type registry struct {
-	mu      sync.Mutex
-	list    []*catalog.Instance
-	broken  error
-	reads   int // where it is above 0, each read has a revision of its own
-	changed chan struct{}
+	mu       sync.Mutex
+	list     []*catalog.Instance
+	strategy string // that it states for cart; empty: none
+	broken   error
+	reads    int // where it is above 0, each read has a revision of its own
+	changed  chan struct{}
 }
 
 var _ resolvers.Resolver = (*registry)(nil)
@@ -61,6 +62,14 @@ func (r *registry) set(ids ...string) {
 	r.wake()
 }
 
+// states makes the registry state a strategy for cart, or none.
+func (r *registry) states(strategy string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.strategy = strategy
+	r.wake()
+}
+
 // fail makes every read fail from now on; nil mends it.
 func (r *registry) fail(err error) {
 	r.mu.Lock()
@@ -82,7 +91,11 @@ func (r *registry) Run(ctx context.Context, out resolvers.Sink) error {
 	published := false
 	for {
 		r.mu.Lock()
-		list, broken, revision := r.list, r.broken, ""
+		all := catalog.Snapshot{Source: "all", Services: []catalog.Name{{Service: "cart"}}, Instances: r.list}
+		if r.strategy != "" {
+			all.Strategies = map[catalog.Name]string{{Service: "cart"}: r.strategy}
+		}
+		broken, revision := r.broken, ""
 		if r.reads > 0 {
 			r.reads++
 			revision = fmt.Sprint(r.reads)
@@ -91,9 +104,7 @@ func (r *registry) Run(ctx context.Context, out resolvers.Sink) error {
 		if broken != nil {
 			out.Failed(broken)
 		} else {
-			out.Publish(catalog.Update{Full: true, Explicit: published, Revision: revision, Snapshots: []catalog.Snapshot{{
-				Source: "all", Services: []catalog.Name{{Service: "cart"}}, Instances: list,
-			}}})
+			out.Publish(catalog.Update{Full: true, Explicit: published, Revision: revision, Snapshots: []catalog.Snapshot{all}})
 			published = true
 		}
 		select {

@@ -32,8 +32,8 @@ const (
 	// are worked on, so that people's questions leave calls their processors.
 	maxWaiting = 32
 	maxWorking = 2
-	// answerWithin bounds the work on one answer: nobody waits that long.
-	answerWithin = 10 * time.Second
+	// answerWithin bounds the work on one answer: no synchronizer waits that long.
+	answerWithin = 3 * time.Second
 	// maxAnswer is what an answer may have in bytes: gRPC's servers take no more than 4 MiB by default.
 	maxAnswer = 3 << 20
 )

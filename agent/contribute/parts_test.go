@@ -79,6 +79,41 @@ func TestWhatCannotBeWrittenIsSetAside(t *testing.T) {
 	}
 }
 
+// A strategy goes with the service that it is of, in whichever part that is.
+func TestStrategiesGoWithTheirServices(t *testing.T) {
+	s := catalog.Snapshot{Source: "a", Strategies: map[catalog.Name]string{}}
+	for n := range 60_000 {
+		name := catalog.Name{Namespace: "shop", Service: fmt.Sprintf("service-%05d", n)}
+		s.Services = append(s.Services, name)
+		if n%3 == 0 {
+			s.Strategies[name] = "local-only"
+		}
+	}
+	s.Strategies[s.Services[1]] = "odd\xff"
+	all := collect(t, catalog.Update{Full: true, Snapshots: []catalog.Snapshot{s}})
+	if len(all) < 2 {
+		t.Fatalf("%d parts, want several", len(all))
+	}
+	n := 0
+	for _, p := range all {
+		for _, piece := range p.GetSnapshots() {
+			for _, is := range piece.GetServices() {
+				want := s.Strategies[catalog.Name{Namespace: is.GetNamespace(), Service: is.GetService()}]
+				if n == 1 {
+					want = "odd\uFFFD"
+				}
+				if is.GetStrategy() != want {
+					t.Fatalf("%v has strategy %q, want %q", is, is.GetStrategy(), want)
+				}
+				n++
+			}
+		}
+	}
+	if n != len(s.Services) {
+		t.Errorf("%d services came, want %d", n, len(s.Services))
+	}
+}
+
 // Whatever the sizes, the parts together say what the update says.
 func FuzzParts(f *testing.F) {
 	f.Add(uint16(3), uint16(40_000), uint16(500), true)

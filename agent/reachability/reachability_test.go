@@ -87,19 +87,27 @@ type network struct {
 	relays map[string][]string // what the view knows
 	after  map[string]time.Duration
 	silent map[string]bool
+	lost   map[string]int // dials that come to nothing, and then no more
 	dials  map[string]int
 	found  Findings
 	told   int
+	downs  int // of what was told, with anything down
 }
 
 // inNetwork runs a Tracker in a bubble of its own time.
 func inNetwork(t *testing.T, relays map[string][]string, test func(n *network, tr *Tracker)) {
 	synctest.Test(t, func(t *testing.T) {
-		n := &network{relays: relays, after: map[string]time.Duration{}, silent: map[string]bool{}, dials: map[string]int{}}
+		n := &network{relays: relays, after: map[string]time.Duration{}, silent: map[string]bool{}, lost: map[string]int{}, dials: map[string]int{}}
 		tr := New(Deps{
 			Log: testkit.Quiet(), Metrics: prometheus.NewRegistry(), Dial: n.dial,
-			Relays:  func() map[string][]string { n.mu.Lock(); defer n.mu.Unlock(); return n.relays },
-			Changed: func(f Findings) { n.mu.Lock(); defer n.mu.Unlock(); n.found = f; n.told++ },
+			Relays: func() map[string][]string { n.mu.Lock(); defer n.mu.Unlock(); return n.relays },
+			Changed: func(f Findings) {
+				n.mu.Lock()
+				defer n.mu.Unlock()
+				n.found = f
+				n.told++
+				n.downs += min(len(f.Down), 1)
+			},
 		})
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
@@ -115,7 +123,8 @@ func inNetwork(t *testing.T, relays map[string][]string, test func(n *network, t
 func (n *network) dial(ctx context.Context, address string) error {
 	n.mu.Lock()
 	n.dials[address]++
-	after, silent := n.after[address], n.silent[address]
+	after, silent := n.after[address], n.silent[address] || n.lost[address] > 0
+	n.lost[address]--
 	n.mu.Unlock()
 	if silent {
 		<-ctx.Done()
@@ -261,6 +270,25 @@ func TestDistanceIsMeasured(t *testing.T) {
 			t.Errorf("the gauge has %d clusters", len(gauges))
 		}
 	})
+}
+
+// A probe that comes to nothing is only a suspicion.
+func TestAProbeIsConfirmed(t *testing.T) {
+	for lost, want := range []int{0, 0, 1} {
+		inNetwork(t, map[string][]string{"west": of("west", 1)}, func(n *network, tr *Tracker) {
+			n.pass(10 * time.Second)
+			n.set(func() { n.lost["west-r0:1"] = lost })
+			n.pass(time.Minute)
+			n.set(func() {
+				if n.downs != want || len(n.found.Down) != 0 {
+					t.Errorf("%d dials in a row came to nothing: %d times told of it", lost, n.downs)
+				}
+			})
+			if got := value(t, tr.metrics.probes.WithLabelValues("failed")); got != float64(min(lost, 1)) {
+				t.Errorf("%d dials in a row came to nothing: %v failed probes", lost, got)
+			}
+		})
+	}
 }
 
 // What is down and nobody asks about is forgotten; a relay that the view knows is not.

@@ -92,6 +92,19 @@ func TestFailbackIsHeldAndRamped(t *testing.T) {
 		if n := away(); n != 0 {
 			t.Errorf("after 61 s: %d of 1000 leave", n)
 		}
+		// That holds also where no call comes by to see it.
+		r.b.Local(health(catalog.Unhealthy, catalog.Unhealthy))
+		r.b.Local(health(catalog.Healthy, catalog.Healthy))
+		pass(29 * time.Second)
+		if n := away(); n != 1000 {
+			t.Errorf("29 s after a moment that no call saw: %d of 1000 leave", n)
+		}
+		r.b.Local(health(catalog.Unhealthy, catalog.Unhealthy))
+		r.b.Local(health(catalog.Healthy, catalog.Healthy))
+		pass(61 * time.Second)
+		if n := away(); n != 0 {
+			t.Errorf("61 s after it, without a call: %d of 1000 leave", n)
+		}
 	})
 }
 
@@ -106,12 +119,12 @@ func TestWarmUp(t *testing.T) {
 		if n := r.share("west", 2000); n < 850 || n > 1150 {
 			t.Errorf("at the start %d of 2000 go to one of two", n)
 		}
+		pass(2 * time.Minute)
 		r.change(r.list("west", "w@x"), r.list("north", "n@y"), r.agent("north", "y", "10.2.0.1:1"), r.synced("north"))
 		// A cluster that is new brings what was there before.
 		if n := r.share("north", 3000); n < 850 || n > 1150 {
 			t.Errorf("%d of 3000 go to one of three, which a new cluster brought", n)
 		}
-		pass(time.Minute)
 		r.b.Local(local(true, "l@n1", "fresh@n1"))
 		fresh := func() (n int) {
 			for range 4000 {

@@ -64,7 +64,7 @@ func TestAFailingInstanceIsSetAside(t *testing.T) {
 					t.Errorf("%v ejections were counted", got)
 				}
 				// It recovers, and takes its part again.
-				counts, _ = r.calls(strategy.LocalOnly, 100, time.Minute, fails(outcome))
+				r.calls(strategy.LocalOnly, 100, time.Minute, fails(outcome))
 				counts, _ = r.calls(strategy.LocalOnly, 100, 20*time.Second, fails(outcome))
 				if counts["a"] < 300 {
 					t.Errorf("of 2000 calls %d went to the instance that recovered", counts["a"])

@@ -7,7 +7,10 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/types/known/durationpb"
+
 	"github.com/farcall/farcall/agent/pick"
+	policyv1 "github.com/farcall/farcall/api/farcall/policy/v1"
 	storev1 "github.com/farcall/farcall/api/farcall/store/v1"
 	"github.com/farcall/farcall/internal/catalog"
 	"github.com/farcall/farcall/internal/keys"
@@ -248,28 +251,49 @@ func TestPins(t *testing.T) {
 	}
 }
 
-func TestConcurrentReadersAndOneWriter(t *testing.T) {
-	r := newRig(t, true)
-	r.b.Local(local(true, "a@n1"))
+func TestConcurrentReadersAndWriters(t *testing.T) {
+	r := two(t)
+	testkit.Go(t, "book", r.b.Run)
+	p := says("cart", "local-first")
+	p.Settings.Failover = &policyv1.Failover{Threshold: 50}
+	p.Settings.Failback = &policyv1.Failback{Hold: durationpb.New(time.Millisecond), Ramp: durationpb.New(10 * time.Millisecond)}
+	p.Settings.WarmUp = durationpb.New(50 * time.Millisecond)
 	var wg sync.WaitGroup
-	for range 4 {
+	for reader := range 4 {
 		wg.Go(func() {
-			for range 500 {
-				p, err := r.b.Service(cart).Plan(strategy.LocalFirst, "")
+			for n := range 500 {
+				p, err := r.b.Service(cart).Plan([]strategy.Kind{"", strategy.Any}[n%2], []string{"", "", "west"}[n%3])
 				if err != nil {
 					t.Error(err)
 					return
 				}
-				if _, ok := p.Picker.Pick(nil); !ok {
+				picked, ok := p.Picker.Pick(nil)
+				if !ok {
 					t.Error("a change left readers without an instance")
 					return
 				}
+				picked.Begin()
+				if reader == 0 {
+					r.b.Trouble(cart, time.Now(), picked.Done(time.Now(), time.Millisecond, pick.Failed))
+				} else {
+					picked.Done(time.Now(), time.Millisecond, pick.Answered)
+				}
 				r.b.OwnApp("cart")
+				r.b.Watch(cart)
+				r.b.Relays()
 			}
 		})
 	}
 	for i := range 200 {
 		r.b.Local(local(true, "a@n1", fmt.Sprint("b", i, "@n1")))
+		switch i % 10 {
+		case 3:
+			r.put(p)
+		case 5:
+			r.b.Reachable(map[string]struct{}{"10.1.0.1:1": {}}, nil, nil)
+		case 7:
+			r.b.Reachable(nil, nil, map[string]int{"west": i % 4})
+		}
 	}
 	wg.Wait()
 }

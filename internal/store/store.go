@@ -1,6 +1,7 @@
 // Package store is Farcall's use of etcd, embedded or external: it keeps each cluster's
-// instance lists, written by one owner at a time under a fence, brings everything to readers
-// as a list and then changes, for ever, and decides which replica owns which cluster.
+// instance lists, written by one owner at a time under a fence, and the policies and cordons,
+// written by any replica one at a time; it brings everything to readers as a list and then changes,
+// for ever, and decides which replica owns which cluster.
 //
 // It is the only package that knows etcd. It holds no opinion on what the lists should say,
 // nor on how old is too old: the synchronizer's table and the readers' mirror do.

@@ -8,6 +8,9 @@
 // source that is first by name. The other records are shadowed and counted; they count again as
 // soon as the believed one is gone.
 //
+// Strategies that registries state for a service are told in the registry's status. Of several in
+// one registry, that of the source that is first by name counts, and the others are set aside.
+//
 // It is not a store and keeps nothing across restarts. It does not know clusters other than
 // its own, nor who may call what. Run starts one goroutine per registry, joins them all before
 // it returns, and does everything else in its own.

@@ -30,6 +30,7 @@ import (
 	"github.com/farcall/farcall/internal/testkit"
 	"github.com/farcall/farcall/resolvers"
 	"github.com/farcall/farcall/resolvers/intake"
+	"github.com/farcall/farcall/strategy"
 	"github.com/farcall/farcall/synchronizer"
 )
 
@@ -259,7 +260,7 @@ func BenchmarkPropagation(b *testing.B) {
 	b.Run("registry-to-pick", func(b *testing.B) {
 		west := &push{}
 		west.set(instance("cart-0", 80, "west-1", "127.0.0.1:1"))
-		p := &probe{changed: make(chan struct{}, 1), Book: view.New(view.Config{Self: reach.Self{Cluster: "east", Node: "n", Loopback: true}})}
+		p := &probe{changed: make(chan struct{}, 1), Book: view.New(view.Config{Self: reach.Self{Cluster: "east", Node: "n", Loopback: true}}, view.Deps{Metrics: prometheus.NewRegistry()})}
 		up := uplink.New(uplink.Config{
 			Synchronizers: []string{start(b, map[string]*push{"west": west})},
 			Agent:         &catalogv1.Agent{Cluster: "east", Node: "n", Incarnation: "i", Address: "127.0.0.1:1"},
@@ -267,7 +268,7 @@ func BenchmarkPropagation(b *testing.B) {
 		testkit.Go(b, "uplink", up.Run)
 		until := func(id string) {
 			for {
-				pl, err := p.Service(catalog.Name{Namespace: catalog.DefaultNamespace, Service: "cart"}).Plan(strategy.ExternalOnly, true, "")
+				pl, err := p.Service(catalog.Name{Namespace: catalog.DefaultNamespace, Service: "cart"}).Plan(strategy.ExternalOnly, "")
 				if err != nil {
 					b.Fatal(err)
 				}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/farcall/farcall/agent"
 	"github.com/farcall/farcall/agent/app"
+	"github.com/farcall/farcall/agent/tracing"
 	"github.com/farcall/farcall/internal/catalog"
 	"github.com/farcall/farcall/internal/config"
 	"github.com/farcall/farcall/internal/datadir"
@@ -57,6 +58,9 @@ func agentParts(c *config.Agent, dir *datadir.Dir, l *listeners, log *slog.Logge
 		AccessLog:     c.AccessLog,
 		Version:       version.Get().Version,
 		Base:          c.Base(),
+	}
+	if t := c.Tracing; t != nil {
+		cfg.Tracing = &tracing.Config{Endpoint: t.Endpoint, Insecure: t.Insecure}
 	}
 	deps := agent.Deps{Log: log, Registry: registry}
 	var err error

@@ -1,0 +1,85 @@
+package synchronizer
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"testing"
+	"time"
+
+	storev1 "github.com/farcall/farcall/api/farcall/store/v1"
+	"github.com/farcall/farcall/internal/catalog"
+	"github.com/farcall/farcall/internal/testkit"
+)
+
+// wantStrategies waits until the store has these of the cluster's only registry.
+func (r *replica) wantStrategies(t *testing.T, what string, want map[string]string) {
+	t.Helper()
+	testkit.Eventually(t, testkit.Context(t), what, func() error {
+		list := r.s.mirror.Meta("east").GetRegistries()
+		if len(list) != 1 || !maps.Equal(list[0].GetStrategies(), want) {
+			return fmt.Errorf("have %v, want %v", list, want)
+		}
+		return nil
+	})
+}
+
+// What a registry states of a service is in the store within a second, also of one that has no
+// instance, and it outlives the process that read it while nobody can read it anew.
+func TestStrategiesAreWritten(t *testing.T) {
+	dir, reg := t.TempDir(), newRegistry()
+	reg.states("local-only")
+	r := start(t, dir, map[string][]*registry{"east": {reg}})
+	one := map[string]string{"default/cart": "local-only"}
+	r.wantStrategies(t, "the first", one)
+	began := time.Now()
+	reg.states("any")
+	r.wantStrategies(t, "another", map[string]string{"default/cart": "any"})
+	if took := time.Since(began); took > time.Second {
+		t.Errorf("it took %v, want a second at most", took)
+	}
+	reg.states("")
+	r.wantStrategies(t, "none", nil)
+	reg.states("local-only")
+	r.wantStrategies(t, "the first again", one)
+	r.stop()
+
+	reg.fail(errors.New("connection refused"))
+	r = start(t, dir, map[string][]*registry{"east": {reg}})
+	testkit.Eventually(t, testkit.Context(t), "its registry cannot be read", func() error {
+		if list := r.s.mirror.Meta("east").GetRegistries(); len(list) != 1 || list[0].GetState() != storev1.RegistryStatus_FAILED {
+			return fmt.Errorf("%v", list)
+		}
+		return nil
+	})
+	r.wantStrategies(t, "what stood", one)
+	reg.states("")
+	reg.fail(nil)
+	r.wantStrategies(t, "it was taken away meanwhile", nil)
+}
+
+func TestStrategiesOfARegistryThatIsUnread(t *testing.T) {
+	cart, pay := catalog.Name{Namespace: "default", Service: "cart"}, catalog.Name{Namespace: "default", Service: "pay"}
+	before := []*storev1.RegistryStatus{{Name: "a", Strategies: map[string]string{"default/cart": "any"}}, {Name: "b"}}
+	o := &owner{strategies: strategiesOf(before)}
+	for _, c := range []struct {
+		what string
+		r    catalog.RegistryStatus
+		want map[string]string
+	}{
+		{"unread", catalog.RegistryStatus{Name: "a"}, map[string]string{"default/cart": "any"}},
+		{"read in part", catalog.RegistryStatus{Name: "a", Strategies: map[catalog.Name]string{pay: "broadcast"}}, map[string]string{"default/cart": "any", "default/pay": "broadcast"}},
+		{"read", catalog.RegistryStatus{Name: "a", Complete: true, Strategies: map[catalog.Name]string{pay: "broadcast"}}, map[string]string{"default/pay": "broadcast"}},
+		{"and without any", catalog.RegistryStatus{Name: "a", Complete: true}, nil},
+		{"what stood is forgotten", catalog.RegistryStatus{Name: "a"}, nil},
+		{"nothing stood", catalog.RegistryStatus{Name: "b"}, nil},
+		{"a new one", catalog.RegistryStatus{Name: "c", Strategies: map[catalog.Name]string{cart: "any"}}, map[string]string{"default/cart": "any"}},
+	} {
+		if got := o.stated(c.r); !maps.Equal(got, c.want) || (got == nil) != (c.want == nil) {
+			t.Errorf("%s: %v, want %v", c.what, got, c.want)
+		}
+	}
+	if before[0].GetStrategies()["default/pay"] != "" {
+		t.Error("what the mirror holds was written into")
+	}
+}
