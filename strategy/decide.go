@@ -12,8 +12,11 @@ import (
 )
 
 type decider struct {
-	in       Input
-	kind     Kind
+	in   Input
+	kind Kind
+	// confined says that the call is for other clusters only, to which it must not go before the
+	// policies are known. Served at home it would break its word, so that nobody serves it.
+	confined bool
 	clusters map[string]*cluster
 	own      *cluster
 	// verdicts are parallel to in.Instances.
@@ -59,6 +62,7 @@ func (d *decider) settle() error {
 		}
 	}
 	if !in.PoliciesKnown {
+		d.confined = d.kind == ExternalOnly || in.Pin != "" && in.Pin != in.Caller.Cluster
 		d.kind = LocalOnly
 	}
 	return nil
@@ -96,12 +100,6 @@ func (d *decider) noSuchCluster() error {
 		text += " Its clusters are " + strings.Join(names, ", ")
 	}
 	return &InputError{NoSuchCluster, text}
-}
-
-// confined says that the call is pinned to a cluster that it must not go to before the policies are
-// known. Served elsewhere it would break the pin, so that nobody serves it.
-func (d *decider) confined() bool {
-	return !d.in.PoliciesKnown && d.in.Pin != "" && d.in.Pin != d.own.name
 }
 
 // wake notes that the decision is another one at t for the time alone.

@@ -112,7 +112,8 @@ func TestCallsStayLocalUntilPoliciesAreKnown(t *testing.T) {
 		want             string
 	}{
 		{instances: "e1 w1", want: "e1"},
-		{stated: ExternalOnly, instances: "e1 w1", want: "e1"},
+		{stated: ExternalOnly, instances: "e1 w1", want: "NOT_SYNCED"},
+		{override: ExternalOnly, instances: "e1 w1", want: "NOT_SYNCED"},
 		{stated: Broadcast, instances: "e1 w1", want: "e1"},
 		{override: ExternalFirst, instances: "e1 w1", want: "e1"},
 		{override: Any, instances: "e1:UNHEALTHY w1", want: "recover-all e1:UNHEALTHY"},

@@ -324,7 +324,7 @@ func checkPlaces(t *testing.T, in Input, d Decision) {
 				t.Fatalf("%s although no policy is known", i)
 			case d.Strategy == LocalOnly && !local, d.Strategy == ExternalOnly && local:
 				t.Fatalf("%s leaked through %s", i, d.Strategy)
-			case in.Pin == "" && in.PoliciesKnown && (asked == LocalOnly && !local || asked == ExternalOnly && local):
+			case in.Pin == "" && (asked == LocalOnly && !local || asked == ExternalOnly && local):
 				t.Fatalf("%s leaked through %s", i, asked)
 			case in.Pin == "" && !local && !named(in, i.Cluster):
 				t.Fatalf("%s although externalOrder does not name its cluster", i)

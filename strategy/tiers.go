@@ -19,7 +19,7 @@ type plannedTier struct {
 func (d *decider) makePlan() {
 	local := plannedTier{name: "local", clusters: []*cluster{d.own}}
 	switch {
-	case d.confined():
+	case d.confined:
 		d.setPlan(nil)
 		return
 	case d.in.Pin == d.own.name && d.in.Pin != "":
@@ -59,7 +59,7 @@ func (d *decider) makePlan() {
 func (d *decider) setPlan(tiers []plannedTier) {
 	for _, c := range d.clusters {
 		switch {
-		case d.in.Pin != "" && (c == d.own || !d.confined()):
+		case d.in.Pin != "" && (c == d.own || !d.confined):
 			c.excluded = ByPin
 		case c != d.own && d.kind.usesExternal():
 			c.excluded = ByOrder

@@ -66,8 +66,11 @@ func (d *decider) nobody(where string) string {
 // unread says what it means for this call that the policies are not known.
 func (d *decider) unread() string {
 	s := fmt.Sprintf("the policies are not known yet, so that calls stay in cluster %s, ", d.own.name)
-	if d.confined() {
+	switch {
+	case d.confined && d.in.Pin != "":
 		return s + fmt.Sprintf("and this one is pinned to cluster %s", word(d.in.Pin))
+	case d.confined:
+		return s + "and this one must not be served there (external-only)"
 	}
 	return s + "and " + d.nobody("it")
 }

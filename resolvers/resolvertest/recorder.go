@@ -1,7 +1,6 @@
 package resolvertest
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -170,11 +169,15 @@ func sourcesOf(u catalog.Update) []string {
 
 // print is the whole content of an update, to see later whether somebody wrote into it.
 func print(u catalog.Update) string {
-	b, err := json.Marshal(u)
-	if err != nil {
-		return err.Error() // of no value that an Update can hold
+	var b strings.Builder
+	fmt.Fprintf(&b, "%t %t %q %q\n", u.Full, u.Explicit, u.Reset, u.Revision)
+	for _, s := range u.Snapshots {
+		fmt.Fprintf(&b, "%q %q %q %q\n", s.Source, s.Services, s.Strategies, s.SetAside)
+		for _, i := range s.Instances {
+			fmt.Fprintf(&b, "%#v\n", *i) // not by its String, which leaves out most of it
+		}
 	}
-	return string(b)
+	return b.String()
 }
 
 func key(service, id string) string { return service + "/" + id }
