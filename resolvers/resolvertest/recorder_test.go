@@ -69,6 +69,12 @@ func TestTheRecorderSeesEveryBrokenPromise(t *testing.T) {
 			r.sink().Publish(u)
 			u.Snapshots[0].Instances[0].Health = catalog.Unhealthy
 		}},
+		{name: "published strategies are written into", want: errBrokeImmutable, history: func(r *recorder) {
+			u := update(true, false, "1")
+			u.Snapshots[0].Strategies = map[catalog.Name]string{{Service: "cart"}: "any"}
+			r.sink().Publish(u)
+			u.Snapshots[0].Strategies[catalog.Name{Service: "cart"}] = "local-only"
+		}},
 		{name: "an absence that claims to be explicit", want: errBrokeExplicit, history: func(r *recorder) {
 			s := r.sink()
 			s.Publish(update(true, false, "1"))
