@@ -196,7 +196,7 @@ func meaning(o relay.Outcome) pick.Outcome {
 		return pick.Answered
 	case relay.ServedError:
 		return pick.Errored
-	case relay.Abandoned:
+	case relay.Abandoned, relay.Draining:
 		return pick.Abandoned
 	default:
 		return pick.Failed

@@ -185,10 +185,10 @@ func TestRetriesElsewhere(t *testing.T) {
 		{"application refuses the connection", []relay.Target{deaf.target(), good.target()}, 200, "2", "deaf refused, good served"},
 		{"own application refuses the connection", []relay.Target{deaf.local(), good.target()}, 200, "2", "deaf refused, good served"},
 		{"wrong target", []relay.Target{wrong, good.target()}, 200, "2", "not-there refused, good served"},
-		{"draining", []relay.Target{drained.target(), good.target()}, 200, "2", "drained refused, good served"},
-		{"two in a row", []relay.Target{drained.target(), nobody(t, "a"), good.target()}, 200, "3", "drained refused, a not_executed, good served"},
-		{"three in a row", []relay.Target{drained.target(), nobody(t, "a"), wrong, good.target()}, 503, "3", "drained refused, a not_executed, not-there refused"},
-		{"nothing else", []relay.Target{drained.target()}, 503, "1", "drained refused"},
+		{"draining", []relay.Target{drained.target(), good.target()}, 200, "2", "drained draining, good served"},
+		{"two in a row", []relay.Target{drained.target(), nobody(t, "a"), good.target()}, 200, "3", "drained draining, a not_executed, good served"},
+		{"three in a row", []relay.Target{drained.target(), nobody(t, "a"), wrong, good.target()}, 503, "3", "drained draining, a not_executed, not-there refused"},
+		{"nothing else", []relay.Target{drained.target()}, 503, "1", "drained draining"},
 		{"nothing at all", nil, 503, "0", ""},
 	} {
 		t.Run(c.what, func(t *testing.T) {

@@ -64,6 +64,10 @@ func (l *Load) Ejected() string {
 	return ""
 }
 
+// Forgive forgets every failure, and ends an ejection: what was in the way of the calls is known, and
+// gone. A call that ends at the same moment may still count or not.
+func (l *Load) Forgive() { l.history.Store(nil) }
+
 // Outcome is how a call ended, as far as it tells of the instance.
 type Outcome uint8
 

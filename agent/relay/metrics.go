@@ -109,7 +109,7 @@ func targetLabel(r *Reply) string {
 		return targetUnreachable
 	}
 	switch outcomeOf(r.Err) {
-	case NotExecuted, Refused:
+	case NotExecuted, Refused, Draining:
 		return targetNotExecuted
 	case Lost:
 		return targetLost

@@ -245,6 +245,8 @@ func outcomeOf(e *invoke.Error) Outcome {
 	switch {
 	case e.NotExecuted() && e.Reason == invoke.ReasonNoConnection:
 		return NotExecuted
+	case e.NotExecuted() && e.Reason == invoke.ReasonDraining:
+		return Draining
 	case e.NotExecuted():
 		return Refused
 	case e.OutcomeUnknown() || e.Code == codes.DeadlineExceeded:

@@ -87,7 +87,7 @@ type Target struct {
 // Outcome says what one attempt tells of an instance.
 type Outcome uint8
 
-// The outcomes. Only Served and Abandoned say nothing against the instance.
+// The outcomes. Served, Abandoned and Draining say nothing against the instance.
 const (
 	Served      Outcome = iota // it answered
 	ServedError                // it answered with a server error of its own
@@ -95,9 +95,10 @@ const (
 	Refused                    // its agent, or its application's port, said that it does not take it
 	Lost                       // contact was lost, or the deadline passed: outcome unknown
 	Abandoned                  // the caller went away
+	Draining                   // its agent takes no new calls, as it is about to end
 )
 
-var outcomeWords = [...]string{"served", "served_error", "not_executed", "refused", "lost", "abandoned"}
+var outcomeWords = [...]string{"served", "served_error", "not_executed", "refused", "lost", "abandoned", "draining"}
 
 // String gives the word as it stands in metrics.
 func (o Outcome) String() string { return outcomeWords[o] }

@@ -133,3 +133,35 @@ func TestEjectedWhileUnhealthy(t *testing.T) {
 		}
 	})
 }
+
+// The node of an instance goes down and comes back: what calls said against the instance meanwhile was
+// the node's fault, and ends with it.
+func TestAReturningRelayIsForgiven(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		r := two(t)
+		r.change(r.list("west", "w@x", "v@y"), r.agent("west", "y", "10.1.0.2:1"))
+		r.run()
+		r.calls(strategy.ExternalOnly, 100, 5*time.Second, func(*catalog.Instance) pick.Outcome { return pick.Failed })
+		ejected := func() (n int) {
+			p, err := r.b.Service(cart).Plan(strategy.ExternalOnly, "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, l := range p.Decision.Left {
+				if l.Reason == strategy.Ejected {
+					n++
+				}
+			}
+			return n
+		}
+		if ejected() == 0 {
+			t.Fatal("none is ejected: the test shows nothing")
+		}
+		down := map[string]struct{}{"10.1.0.1:1": {}, "10.1.0.2:1": {}}
+		r.b.Reachable(down, nil, nil)
+		r.b.Reachable(nil, nil, nil)
+		if n := ejected(); n > 0 {
+			t.Errorf("%d are still ejected", n)
+		}
+	})
+}

@@ -24,9 +24,33 @@ type measured struct {
 func (b *Book) Reachable(down, dead map[string]struct{}, distance map[string]int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	was := b.measured
 	b.measured = measured{down, dead, distance}
+	b.forgive(was)
 	b.learnClusters()
 	b.remakeAll()
+}
+
+// forgive takes back what calls said against instances whose relay did not answer, and does now: it
+// was the relay that failed them. Caller holds mu.
+func (b *Book) forgive(was measured) {
+	if len(was.down)+len(was.dead) == 0 {
+		return
+	}
+	back := func(was, is map[string]struct{}, word string) bool {
+		_, before := was[word]
+		_, now := is[word]
+		return before && !now
+	}
+	for _, at := range *b.services.Load() {
+		s := at.service.Load()
+		for i := range s.candidates {
+			c := &s.candidates[i]
+			if back(was.down, b.measured.down, c.Dial) || back(was.dead, b.measured.dead, c.Instance.Cluster) {
+				s.loads[i].Forgive()
+			}
+		}
+	}
 }
 
 // measure notes what was measured unreachable: a cluster that is dead, or none of whose relays

@@ -51,7 +51,7 @@ func (b *Book) inForce(set *policy.Set, n catalog.Name) *policy.Effective {
 // annotation is the strategy that the own cluster's registries state for a service: as the agent
 // reads them itself, else as the feed tells it. Caller holds mu.
 func (b *Book) annotation(n catalog.Name) strategy.Kind {
-	if k := b.annotations[n]; k != "" || b.mirror == nil {
+	if k := b.annotations[n]; k != "" || b.mirror == nil || b.selfSufficient() {
 		return k
 	}
 	return b.mirror.Annotation(b.cfg.Self.Cluster, n)
@@ -88,12 +88,22 @@ func (b *Book) annotate(registries []catalog.RegistryStatus) []catalog.Name {
 	return changed
 }
 
+// peek gives what is known of a service now, without keeping one that nobody has called yet.
+func (b *Book) peek(n catalog.Name) facts {
+	if at := (*b.services.Load())[n]; at != nil {
+		return at.service.Load().facts
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.make(n, nil).facts
+}
+
 // Suppose gives the plan for a call as it would be if another set of policies and cordons were
 // applied, and what would be in force. Nothing is remembered of it: a tier is not held back, for
 // it has no past under these policies. Whether overrides are denied is for the caller to look at.
 // The error is a *strategy.InputError.
 func (b *Book) Suppose(n catalog.Name, set *policy.Set, override strategy.Kind, pin string) (*Plan, *policy.Effective, error) {
-	s := &Service{facts: b.Service(n).facts}
+	s := &Service{facts: b.peek(n)}
 	b.mu.Lock()
 	s.policy = b.inForce(set, n)
 	b.mu.Unlock()

@@ -44,11 +44,11 @@ func startReported(t *testing.T) *reported {
 	testkit.Go(t, "links", c.Run)
 	r := &reported{records: map[string]map[string]*catalogv1.Instance{}}
 	r.agent = join(t, c, "node-a")
-	r.change(func() { r.links["m"] = &hears{complete: true, full: r.all} })
-	testkit.Eventually(t, testkit.Context(t), "the link is reported", func() error {
+	r.change(func() { r.links["m"] = &hears{full: r.all} })
+	testkit.Eventually(t, testkit.Context(t), "the link is known", func() error {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		if k := c.links["m"]; k == nil || !k.listed {
+		if in.resolver == nil {
 			return errNotYet
 		}
 		r.resolver = in.resolver
@@ -56,6 +56,11 @@ func startReported(t *testing.T) *reported {
 	})
 	testkit.Go(t, "registry", r.answers)
 	return r
+}
+
+// read lets the agent read its registry for the first time, where it can.
+func (r *reported) read() {
+	r.change(func() { r.links["m"].complete = r.links["m"].complete || r.links["m"].failure == "" })
 }
 
 // answers lets the agent's registry answer now and then.
@@ -116,7 +121,7 @@ func TestLinkIsAResolver(t *testing.T) {
 	resolvertest.Run(t, func(t *testing.T) *resolvertest.Registry {
 		r := startReported(t)
 		return &resolvertest.Registry{
-			Resolver: func(testing.TB) resolvers.Resolver { return r.resolver },
+			Resolver: func(testing.TB) resolvers.Resolver { r.read(); return r.resolver },
 			Put: func(_ testing.TB, i catalog.Instance) {
 				r.put(func() {
 					if r.records[i.Service] == nil {
@@ -141,7 +146,7 @@ func TestLinkIsAResolver(t *testing.T) {
 			},
 			Break: func(testing.TB) func() {
 				r.change(func() { r.links["m"].failure = "it is broken" })
-				return func() { r.change(func() { r.links["m"].failure = "" }) }
+				return func() { r.change(func() { r.links["m"].failure = "" }); r.read() }
 			},
 			Hang: func(testing.TB) func() {
 				r.change(func() { r.hung = true })
