@@ -104,6 +104,7 @@ type Agent struct {
 	contributor *contribute.Contributor
 	answers     *consult.Answers
 	tracker     *reachability.Tracker
+	down        map[string]struct{} // what the tracker found last; its goroutine's
 	apps        *app.Channels
 	spans       *tracing.Provider // nil without tracing
 	relay       *relay.Relay
@@ -131,7 +132,7 @@ func New(cfg Config, deps Deps) (*Agent, error) {
 	)
 	a.tracker = reachability.New(reachability.Deps{
 		Log: deps.Log, Metrics: deps.Registry, Relays: a.book.Relays,
-		Changed: func(f reachability.Findings) { a.book.Reachable(f.Down, f.Dead, f.Distance) },
+		Changed: a.found,
 	})
 	r.book, r.tracker = a.book, a.tracker
 	if err := a.rooms(r); err != nil {
@@ -149,6 +150,18 @@ func New(cfg Config, deps Deps) (*Agent, error) {
 		return 0
 	}))
 	return a, nil
+}
+
+// found takes what the tracker found out. Relays that are back are connected to at once: calls that
+// fail at a connection which still pauses would speak against instances that are well.
+func (a *Agent) found(f reachability.Findings) {
+	for address := range a.down {
+		if _, still := f.Down[address]; !still {
+			a.relay.Reconnect(address)
+		}
+	}
+	a.down = f.Down
+	a.book.Reachable(f.Down, f.Dead, f.Distance)
 }
 
 // rooms makes what reads the registries and what speaks with the synchronizers.

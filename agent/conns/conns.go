@@ -97,6 +97,16 @@ func (p *Pool) GiveUp(c *Conn) {
 	}
 }
 
+// Reconnect says that an address answers again: where the connection to it has failed and pauses, the
+// next call dials afresh. (One that is told to try at once fails calls until it has connected.)
+func (p *Pool) Reconnect(addr string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if c := p.conns[addr]; c != nil && c.GetState() == connectivity.TransientFailure {
+		p.retire(c)
+	}
+}
+
 // Close ends all connections, and the calls on them.
 func (p *Pool) Close() {
 	p.mu.Lock()

@@ -90,8 +90,8 @@ func TestOneConnectionPerAddress(t *testing.T) {
 
 // TestAfterAFailure says what the next call meets once an address refused a connection.
 func TestAfterAFailure(t *testing.T) {
-	for _, givenUp := range []bool{true, false} {
-		t.Run(fmt.Sprintf("given up=%v", givenUp), func(t *testing.T) {
+	for _, then := range []string{"nothing", "given up", "reconnected"} {
+		t.Run(then, func(t *testing.T) {
 			ctx := testkit.Context(t)
 			addr := fmt.Sprint("127.0.0.1:", testkit.FreePort(t))
 			p := pool(t, Config{Options: []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
@@ -102,7 +102,11 @@ func TestAfterAFailure(t *testing.T) {
 			}
 			server(t, listen(t, addr))
 			want := codes.Unavailable // the pause of an hour has only begun
-			if givenUp {
+			switch then {
+			case "reconnected":
+				p.Reconnect(addr)
+				want = codes.Unimplemented
+			case "given up":
 				c, err := p.Acquire(addr)
 				if err != nil {
 					t.Fatal(err)

@@ -93,6 +93,10 @@ func New(c Config, d Deps) (*Relay, error) {
 // Close ends the connections to peers; no call may be under way.
 func (r *Relay) Close() { r.peers.close() }
 
+// Reconnect says that a peer's address answers again, so that calls to it need not wait until a
+// connection that failed is tried again by itself.
+func (r *Relay) Reconnect(address string) { r.peers.pool.Reconnect(address) }
+
 // Route asks the Router. The error is an *invoke.Error.
 func (r *Relay) Route(ctx context.Context, q Query) (Choice, *invoke.Error) {
 	ch, err := r.router.Route(ctx, q)

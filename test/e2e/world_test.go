@@ -328,7 +328,7 @@ func (f *fileRegistry) save() {
 		if says != "" {
 			says = ", " + says
 		}
-		text += fmt.Sprintf(l, says)
+		text += strings.ReplaceAll(l, "%s", says)
 	}
 	text += f.more
 	if err := errors.Join(os.WriteFile(f.path+".new", []byte(text), 0o600), os.Rename(f.path+".new", f.path)); err != nil {
