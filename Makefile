@@ -96,6 +96,10 @@ PROTO_TOOLS := $(BIN)/buf $(BIN)/protoc-gen-go $(BIN)/protoc-gen-go-grpc
 proto: $(PROTO_TOOLS) ## Lint the .proto files and generate their Go code
 	cd api && PATH=$(BIN):$$PATH buf lint && PATH=$(BIN):$$PATH buf generate
 
+.PHONY: docs
+docs: ## Write the tables of docs/strategies.md that the tests generate
+	$(GO) test ./strategy -run TestDocs -update
+
 # It generates into a folder of its own and compares, so that it neither changes the checkout
 # nor minds changes that are not committed yet.
 .PHONY: check-generated

@@ -135,7 +135,7 @@ func (w *world) explains(strategy, want string) {
 		w.t.Error(err)
 		return
 	}
-	if !strings.Contains(e.GetComputedBy(), "agent east/east-1") {
+	if !strings.Contains(e.GetComputedBy(), "agent east/east") {
 		w.t.Errorf("computed by %q, want a live agent of the caller's cluster", e.GetComputedBy())
 	}
 	failed := strings.HasPrefix(want, "NO_") || a.status >= http.StatusInternalServerError // then it says what failed
