@@ -16,6 +16,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -26,6 +27,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	catalogv1 "github.com/farcall/farcall/api/farcall/catalog/v1"
 	feedv1 "github.com/farcall/farcall/api/farcall/feed/v1"
@@ -43,8 +45,12 @@ const (
 	leaveWithin = time.Second
 	// maxMessage bounds one feed message: a snapshot's part or one transaction's changes.
 	maxMessage = 16 << 20
-	// maxRefused is how many policies that are not understood a report names.
-	maxRefused = 20
+	// maxReport bounds a report, in bytes: gRPC's servers take 4 MiB.
+	maxReport = 4<<20 - 64<<10
+	// maxRefused is how many policies that are not understood a report names, each with so many bytes
+	// at most: beside all policies they must fit into a message.
+	maxRefused     = 20
+	maxRefusedText = 500
 )
 
 // Config is what an uplink is told.
@@ -392,15 +398,26 @@ func (u *Uplink) reportNow(leaving bool) (*feedv1.ReportRequest, error) {
 	if r.Policies, err = m.PolicyEntries(); err != nil {
 		return nil, fmt.Errorf("report policies: %w", err)
 	}
+	if size := proto.Size(r); size > maxReport {
+		// Without them the feed stays up; with them every session would end here.
+		u.log.Warn("the store has lost policies, and what is held of them is too much to be told", "bytes", size, "policies", len(r.Policies))
+		r.Policies = nil
+	}
 	return r, nil
 }
 
 // told cuts a long list to what somebody may read.
 func told(refused []string) []string {
-	if len(refused) <= maxRefused {
-		return refused
+	list := slices.Clone(refused[:min(len(refused), maxRefused)])
+	for i, why := range list {
+		if len(why) > maxRefusedText {
+			list[i] = strings.ToValidUTF8(why[:maxRefusedText], "") + "..."
+		}
 	}
-	return append(slices.Clone(refused[:maxRefused]), fmt.Sprintf("and %d more", len(refused)-maxRefused))
+	if more := len(refused) - len(list); more > 0 {
+		list = append(list, fmt.Sprintf("and %d more", more))
+	}
+	return list
 }
 
 // leave takes the record back. The stream's context ends it where nobody answers.

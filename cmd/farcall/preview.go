@@ -63,7 +63,7 @@ func previews(policies []*policyv1.Policy) []*adminv1.PreviewPolicyRequest {
 
 // preview asks for each and prints the answers one after the other.
 func (c *cli) preview(ctx context.Context, list []*adminv1.PreviewPolicyRequest) error {
-	return c.once(ctx, "policy preview", func(ctx context.Context, a *admin) error {
+	return c.many(ctx, "policy preview", func(ctx context.Context, a *admin) error {
 		for i, r := range list {
 			if r.GetDelete() {
 				is, err := listPolicies(ctx, a)
@@ -74,7 +74,7 @@ func (c *cli) preview(ctx context.Context, list []*adminv1.PreviewPolicyRequest)
 					return unknownPolicy(is, r.GetPolicy())
 				}
 			}
-			answer, err := a.PreviewPolicy(ctx, r)
+			answer, err := previewPolicy(ctx, a, r)
 			if err != nil {
 				return a.inWords(policyWords(r.GetPolicy()), err)
 			}
@@ -89,6 +89,12 @@ func (c *cli) preview(ctx context.Context, list []*adminv1.PreviewPolicyRequest)
 		}
 		return nil
 	})
+}
+
+func previewPolicy(ctx context.Context, a *admin, req *adminv1.PreviewPolicyRequest) (*adminv1.PreviewPolicyResponse, error) {
+	ctx, cancel := question(ctx)
+	defer cancel()
+	return a.PreviewPolicy(ctx, req)
 }
 
 // between parts two answers: JSON values need nothing.

@@ -102,19 +102,10 @@ func (m *MinSuccess) scalar(n *yaml.Node) error {
 	return nil
 }
 
-// ReadPolicies reads and validates a file of policies. The error names every mistake, one a line;
-// each of them is an *Error.
-func ReadPolicies(path string) ([]*policyv1.Policy, error) {
-	data, err := readFile(path)
-	if err != nil {
-		return nil, err
-	}
-	return ParsePolicies(path, data)
-}
-
-// ParsePolicies is ReadPolicies for text that was read already; name is the file's in messages.
-// Each document is one policy; documents are parted by lines of "---", and empty ones are skipped.
-// The policies are in their canonical form, in the order of the file.
+// ParsePolicies reads and validates the text of a file of policies; name is the file's in messages.
+// The error names every mistake, one a line; each of them is an *Error. Each document is one policy;
+// documents are parted by lines of "---", and empty ones are skipped. The policies are in their
+// canonical form, in the order of the file.
 func ParsePolicies(name string, data []byte) ([]*policyv1.Policy, error) {
 	all := newReport(name)
 	roots, ok := (&decoder{report: all}).documents(data)
@@ -360,40 +351,4 @@ func settingsOf(m *policyv1.Settings) PolicySettings {
 		s.WarmUp = &d
 	}
 	return s
-}
-
-// FormatPolicy gives a policy as a document that ParsePolicies reads back as the same, but for its
-// revision, time and author, which stand in a comment.
-func FormatPolicy(m *policyv1.Policy) []byte {
-	settings := m.GetSettings()
-	if settings == nil {
-		settings = &policyv1.Settings{}
-	}
-	t := m.GetTarget()
-	doc := Policy{
-		Service: t.GetService(), Namespace: t.GetNamespace(), Cluster: t.GetCluster(), From: m.GetFrom(),
-		Override: settings.Override, PolicySettings: settingsOf(settings),
-	}
-	switch {
-	case doc.Service == "":
-	case strings.ContainsAny(doc.Service, "./"):
-		doc.Service, doc.Namespace = cmp.Or(doc.Namespace, catalog.DefaultNamespace)+"/"+doc.Service, ""
-	case doc.Namespace == catalog.DefaultNamespace:
-		doc.Namespace = ""
-	}
-	var notes []string
-	if m.GetRevision() > 0 {
-		notes = append(notes, fmt.Sprintf("revision %d", m.GetRevision()))
-	}
-	if m.GetAuthor() != "" {
-		notes = append(notes, fmt.Sprintf("by %q", m.GetAuthor()))
-	}
-	if m.GetSince().IsValid() {
-		notes = append(notes, "since "+m.GetSince().AsTime().Format(time.RFC3339))
-	}
-	var b []byte
-	if len(notes) > 0 {
-		b = append(b, "# "+strings.Join(notes, ", ")+"\n"...)
-	}
-	return append(b, effective(&doc)...)
 }
