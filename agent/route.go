@@ -75,8 +75,8 @@ func (r *router) Route(_ context.Context, q relay.Query) (relay.Choice, error) {
 	if why == strategy.NotFound {
 		return nil, invoke.Errorf(codes.NotFound, string(why), "%s", p.Decision.Detail)
 	}
-	if s.Known() {
-		r.counter.Add(q.Name)
+	if s.Known() && override == "" && q.Cluster == "" {
+		r.counter.Add(q.Name) // of those that a policy decides: no policy moves the others
 	}
 	if why != "" {
 		return nil, invoke.Errorf(codes.Unavailable, string(why), "%s", p.Decision.Detail)

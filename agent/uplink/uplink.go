@@ -17,6 +17,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -94,6 +95,7 @@ type Uplink struct {
 	federation atomic.Pointer[string]
 	mirror     atomic.Pointer[mirror.Mirror]
 
+	loaded    sync.Once
 	dirty     chan struct{} // holds a token while there is something to save
 	decreed   chan struct{} // holds a token while policies changed that no report told of
 	connected atomic.Bool
@@ -146,11 +148,16 @@ func (u *Uplink) Stale() bool {
 	return len(clusters) > 0 && !slices.ContainsFunc(clusters, func(c mirror.Cluster) bool { return c.State != catalog.StateStale })
 }
 
+// Load starts from the last view on disk, where there is one; Run does it where nobody did before.
+// Whoever takes calls loads first: a call must not find an agent that knows nothing of what it has
+// saved.
+func (u *Uplink) Load() { u.loaded.Do(u.load) }
+
 // Run loads the last view and then follows the feed until ctx is done, when it takes back the
 // agent's record, saves the view and returns ctx.Err(). A synchronizer that cannot be reached, or
 // serves another federation, is tried again for ever.
 func (u *Uplink) Run(ctx context.Context) error {
-	u.load()
+	u.Load()
 	g, gctx := errgroup.WithContext(ctx)
 	if u.cfg.File != "" {
 		g.Go(func() error { return u.keepSaved(gctx) })

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -118,7 +119,10 @@ func (c *cli) counted(r *adminv1.PreviewPolicyRequest, p *adminv1.PreviewPolicyR
 	}
 	moved := map[string]bool{}
 	for _, m := range p.GetMoves() {
-		moved[m.GetNamespace()+"/"+m.GetService()] = true
+		shifts := slices.ContainsFunc(m.GetClusters(), func(s *adminv1.Shift) bool { return s.GetBefore() != s.GetAfter() })
+		if shifts || m.GetUnavailableBefore() != m.GetUnavailableAfter() {
+			moved[m.GetNamespace()+"/"+m.GetService()] = true
+		}
 	}
 	fmt.Fprintf(c.stderr, "%s %s would move calls of %s; %d of %s told their calls of the last minute\n",
 		verb, clean(policyWords(r.GetPolicy())), count(uint64(len(moved)), "service"), p.GetAnswered(), count(uint64(p.GetAgents()), "agent"))

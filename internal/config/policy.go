@@ -175,6 +175,10 @@ func (d *decoder) policy(root *yaml.Node) *policy.Policy {
 		Service: doc.Service, Namespace: doc.Namespace, Cluster: doc.Cluster,
 	}}
 	m.Settings.Override = doc.Override
+	if _, written := d.lines["from"]; written && len(doc.From) == 0 {
+		d.errorf("from", "names no cluster: leave it out for the callers of all")
+	}
+	d.zeros("", &doc.PolicySettings)
 	if doc.Service != "" {
 		d.service(m.Target)
 	} else if _, written := d.lines["service"]; written {
@@ -201,6 +205,28 @@ func (d *decoder) service(t *policyv1.Target) {
 		return
 	}
 	t.Service, t.Namespace = n.Service, n.Namespace
+}
+
+// zeros notes numbers that are written as 0 where 0 means nothing: in a message it stands for the
+// default, which is not what somebody means who writes it.
+func (r *report) zeros(at string, s *PolicySettings) {
+	check := func(path string, number uint32) {
+		if at != "" {
+			path = at + "." + path
+		}
+		if _, written := r.lines[path]; written && number == 0 && !r.bad[path] {
+			r.errorf(path, "is 0: want at least 1")
+		}
+	}
+	if s.Failover != nil {
+		check("failover.minAvailable", s.Failover.MinAvailable)
+	}
+	if s.Retry != nil {
+		check("retry.attempts", s.Retry.Attempts)
+	}
+	if s.Broadcast != nil {
+		check("broadcast.maxParallel", s.Broadcast.MaxParallel)
+	}
 }
 
 // policyErrors notes what package policy found wrong with the block at a path.
@@ -266,6 +292,7 @@ func (v *validator) localPolicy(a *Agent) {
 			v.errorf("policy.strategy", "stands beside strategy in line %d: want one of them", line)
 		}
 	}
+	v.zeros("policy", a.Policy)
 	s, err := policy.SettingsFromProto(a.Policy.proto())
 	if err != nil {
 		v.policyErrors("policy", err)

@@ -88,7 +88,7 @@ func TestBlocksTakeTheirDefaults(t *testing.T) {
 		!reflect.DeepEqual(p.Settings.Broadcast, &d.Broadcast) || *p.Settings.Failback != d.Failback || p.Settings.Weights == nil {
 		t.Errorf("got %+v", p.Settings)
 	}
-	if p := parsed(t, "cluster: east\nbroadcast: {minSuccess: 2}\nretry: {attempts: 0}\n"); p.Settings.Broadcast.MinSuccess != 2 || p.Settings.Retry.Attempts != 3 {
+	if p := parsed(t, "cluster: east\nbroadcast: {minSuccess: 2}\nretry: {idempotent: []}\n"); p.Settings.Broadcast.MinSuccess != 2 || p.Settings.Retry.Attempts != 3 {
 		t.Errorf("got %+v, %+v", p.Settings.Broadcast, p.Settings.Retry)
 	}
 }
