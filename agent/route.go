@@ -71,19 +71,19 @@ func (r *router) Route(_ context.Context, q relay.Query) (relay.Choice, error) {
 	if err != nil {
 		return nil, inputError(err)
 	}
+	c := &choice{
+		r: r, name: q.Name, override: override, pin: q.Cluster,
+		strategy: string(p.Decision.Strategy), terms: (*relay.Terms)(&p.Terms),
+	}
 	why := p.Decision.Unavailable
 	if why == strategy.NotFound {
-		return nil, invoke.Errorf(codes.NotFound, string(why), "%s", p.Decision.Detail)
+		return c, invoke.Errorf(codes.NotFound, string(why), "%s", p.Decision.Detail)
 	}
 	if s.Known() && override == "" && q.Cluster == "" {
 		r.counter.Add(q.Name) // of those that a policy decides: no policy moves the others
 	}
 	if why != "" {
-		return nil, invoke.Errorf(codes.Unavailable, string(why), "%s", p.Decision.Detail)
-	}
-	c := &choice{
-		r: r, name: q.Name, override: override, pin: q.Cluster,
-		strategy: string(p.Decision.Strategy), terms: (*relay.Terms)(&p.Terms),
+		return c, invoke.Errorf(codes.Unavailable, string(why), "%s", p.Decision.Detail)
 	}
 	if header := s.Policy().HashHeader; header != "" && q.Header != nil {
 		if key := q.Header(header); key != "" {
@@ -184,10 +184,10 @@ func (r *router) target(n catalog.Name, p pick.Picked) relay.Target {
 	t.Done = func(o relay.Outcome, latency time.Duration) {
 		now, means := time.Now(), meaning(o)
 		suspicious := p.Done(now, latency, means)
-		if means == pick.Errored || means == pick.Failed {
+		if means == pick.Errored || means == pick.Failed || means == pick.Late {
 			r.book.Trouble(n, now, suspicious)
 		}
-		if !p.Local && (o == relay.NotExecuted || o == relay.Lost) {
+		if !p.Local && (o == relay.NotExecuted || o == relay.Lost || o == relay.Late) {
 			r.tracker.Suspect(p.Dial)
 		}
 	}
@@ -201,6 +201,8 @@ func meaning(o relay.Outcome) pick.Outcome {
 		return pick.Answered
 	case relay.ServedError:
 		return pick.Errored
+	case relay.Late:
+		return pick.Late
 	case relay.Abandoned, relay.Draining:
 		return pick.Abandoned
 	default:

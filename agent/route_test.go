@@ -306,7 +306,7 @@ func TestOutcomesReachTheJudge(t *testing.T) {
 // A relay that a call could not reach, or lost, is looked after; one that answered no is not.
 func TestOutcomesReachTheTracker(t *testing.T) {
 	for o, looked := range map[relay.Outcome]bool{
-		relay.NotExecuted: true, relay.Lost: true,
+		relay.NotExecuted: true, relay.Lost: true, relay.Late: true,
 		relay.Served: false, relay.ServedError: false, relay.Refused: false, relay.Abandoned: false, relay.Draining: false,
 	} {
 		t.Run(o.String(), func(t *testing.T) {
@@ -315,7 +315,7 @@ func TestOutcomesReachTheTracker(t *testing.T) {
 			dialled := make(chan string, 10)
 			r.tracker = reachability.New(reachability.Deps{
 				Log: testkit.Quiet(), Metrics: prometheus.NewRegistry(), Changed: func(reachability.Findings) {},
-				Dial: func(_ context.Context, address string) error { dialled <- address; return nil },
+				Dial: func(_ context.Context, address string) (time.Duration, error) { dialled <- address; return 0, nil },
 			})
 			testkit.Go(t, "tracker", r.tracker.Run)
 			target, ok := r.route(relay.Query{Name: cart}).Next()

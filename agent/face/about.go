@@ -3,6 +3,7 @@ package face
 import (
 	"net/http"
 	"strconv"
+	"strings"
 
 	"google.golang.org/grpc/metadata"
 
@@ -49,11 +50,13 @@ func about(a relay.Answer) []string {
 		out[aboutAttempts] = strconv.Itoa(a.Attempts)
 	}
 	out[aboutTier] = invoke.Text(a.TierName)
-	if a.Err != nil {
-		out[aboutReason] = invoke.Text(a.Err.Error())
-	} else {
-		out[aboutReason] = invoke.Text(a.Rule)
+	reason := a.Rule
+	// A rule that says itself that nobody can be called is what explain says, too; the error's words
+	// are in the body.
+	if a.Err != nil && (a.Attempts > 0 || a.Err.Reason == "" || !strings.Contains(reason, ": "+a.Err.Reason)) {
+		reason = a.Err.Error()
 	}
+	out[aboutReason] = invoke.Text(reason)
 	return out
 }
 

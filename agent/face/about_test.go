@@ -35,11 +35,11 @@ func TestEveryAnswerSaysWhy(t *testing.T) {
 		{"answer", &plan{targets: []relay.Target{p.target()}}, []string{"west/cart-1", "local-first", "west", "1", "by the plan"}},
 		{"own instance", &plan{targets: []relay.Target{p.local()}}, []string{"west/cart-1", "local-first", "local", "1", "by the plan"}},
 		{"second attempt", &plan{targets: []relay.Target{nobody(t, "a"), p.target()}, terms: relay.Terms{Rule: "local has 0 of 3 available"}},
-			[]string{"west/cart-1", "local-first", "west", "2", "local has 0 of 3 available"}},
+			[]string{"west/cart-1", "local-first", "west", "2", "local has 0 of 3 available; attempt 2, in tier west"}},
 		{"words that no header takes", &plan{targets: []relay.Target{odd}, terms: relay.Terms{Rule: "so\nit\x00is"}}, []string{"west/cart-1", "local-first", "* (r?gion eu)", "1", "so it?is"}},
 		{"long words", &plan{targets: []relay.Target{odd}, terms: relay.Terms{Rule: strings.Repeat("x", 400)}},
 			[]string{"west/cart-1", "local-first", "* (r?gion eu)", "1", strings.Repeat("x", 297) + "..."}},
-		{"not routed", &plan{err: invoke.Errorf(codes.Unavailable, "NO_LOCAL_INSTANCES", "cart: 2 are draining")}, []string{"", "", "", "", "NO_LOCAL_INSTANCES: cart: 2 are draining"}},
+		{"not routed", &plan{err: invoke.Errorf(codes.Unavailable, "NO_LOCAL_INSTANCES", "cart: 2 are draining")}, []string{"", "local-first", "", "0", "NO_LOCAL_INSTANCES: cart: 2 are draining"}},
 		{"nobody there", &plan{}, []string{"", "local-first", "", "0", "NO_INSTANCE: no instance of cart to call"}},
 		{"outcome unknown", &plan{targets: []relay.Target{lost.target()}}, []string{"west/cart-2", "local-first", "west", "1", "OUTCOME_UNKNOWN: "}},
 		{"broadcast", fanOut(part("west", p.target())), []string{"", "broadcast", "", "1", "by the plan"}},
@@ -149,5 +149,19 @@ func TestAboutCostsLittle(t *testing.T) {
 	// The list of values, and the name of who served.
 	if n := testing.AllocsPerRun(100, func() { describe(h, a) }); n > 2 {
 		t.Errorf("%v allocations", n)
+	}
+}
+
+// A call that nobody can take says which rule made it so, in the words of explain.
+func TestARefusedCallNamesItsRule(t *testing.T) {
+	why := invoke.Errorf(codes.Unavailable, "NO_LOCAL_INSTANCES", "shop/cart has no instance to call in cluster east")
+	a := newCallerAgent(t, &plan{err: why, terms: relay.Terms{Rule: "policy service shop/cart: local-only: NO_LOCAL_INSTANCES"}})
+	h := call(t, "GET", a.url+"/m", nil, "dapr-app-id", "cart").Header
+	if h.Get(invoke.ReasonKey) != "policy service shop/cart: local-only: NO_LOCAL_INSTANCES" || h.Get(invoke.StrategyKey) != "local-first" {
+		t.Errorf("got %v", h)
+	}
+	got := invokeService(t, a, "cart", "x", commonv1.HTTPExtension_POST)
+	if r := strings.Join(got.header[invoke.ReasonKey], "|"); r != "policy service shop/cart: local-only: NO_LOCAL_INSTANCES" {
+		t.Errorf("gRPC: %q", r)
 	}
 }

@@ -21,7 +21,7 @@ func TestDeadline(t *testing.T) {
 		got := call(t, "GET", a.url+"/m", nil, "dapr-app-id", "cart", "farcall-timeout", "50ms")
 		want(t, got, 504, `{"errorCode":"DEADLINE_EXCEEDED"`)
 		wantHeader(t, got.Header, "farcall-attempts", "1", "farcall-strategy", "local-first", "farcall-served-by", "west/cart-1")
-		if s := a.plan.said(); s != "cart-1 lost" {
+		if s := a.plan.said(); s != "cart-1 late" {
 			t.Errorf("told the router %q", s)
 		}
 		// A body that does not come in time is late as well.

@@ -102,7 +102,7 @@ func (g *GRPC) call(ctx context.Context, in *runtimev1.InvokeServiceRequest, rec
 		return fail(e)
 	}
 	choice, e := g.relay.Route(ctx, query)
-	if e != nil {
+	if a = relay.Unanswered(choice); e != nil {
 		return fail(e)
 	}
 	if choice.Strategy() == relay.Broadcast {

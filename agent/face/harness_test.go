@@ -44,6 +44,9 @@ func (p *plan) Route(_ context.Context, q relay.Query) (relay.Choice, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.queries = append(p.queries, q)
+	if p.err != nil && p.terms.Rule != "" {
+		return p.choice(nil), p.err
+	}
 	if p.err != nil {
 		return nil, p.err
 	}

@@ -178,7 +178,7 @@ func (h *HTTP) call(w http.ResponseWriter, r *http.Request, record *relay.Record
 	defer cancel()
 	choice, e := h.relay.Route(ctx, query)
 	if e != nil {
-		return fail(none, e)
+		return fail(relay.Unanswered(choice), e)
 	}
 	if choice.Strategy() == relay.Broadcast {
 		return h.broadcast(ctx, w, r, choice, req)

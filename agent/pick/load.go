@@ -82,6 +82,9 @@ const (
 	// long, so it may raise the mean latency, but it never lowers or begins one: an instance that
 	// refuses at once must not pass for a fast one.
 	Failed
+	// Late means that the caller's deadline passed before the answer. That is a failure only where
+	// the instance had time enough: a caller in a hurry says nothing about it.
+	Late
 	// Abandoned means that the caller went away before the answer: neither a failure nor a success.
 	// For the latency it is as Failed.
 	Abandoned
@@ -94,8 +97,29 @@ func (p Picked) Begin() { p.Load.outstanding.Add(1) }
 // suspicious says that enough calls have failed one after the other for Judge to be asked now.
 func (p Picked) Done(now time.Time, latency time.Duration, o Outcome) (suspicious bool) {
 	p.Load.outstanding.Add(-1)
+	if o == Late {
+		// The mean is left alone: it is what shows whether the next one is late.
+		if !p.Load.overdue(latency) {
+			return false
+		}
+		return p.Load.begun().count(now, Failed)
+	}
 	p.Load.observe(now, latency, o == Answered || o == Errored)
 	return p.Load.begun().count(now, o)
+}
+
+// How long a call without an answer must have taken to count as a failure: what no caller takes for
+// a short time; or several times what the instance usually takes; or, where it has never answered,
+// what most would have answered in.
+const (
+	overdueAlways = time.Second
+	overdueFactor = 4
+	overdueFirst  = 250 * time.Millisecond
+)
+
+func (l *Load) overdue(latency time.Duration) bool {
+	mean := l.latency()
+	return latency >= overdueAlways || mean > 0 && float64(latency) > overdueFactor*mean || mean == 0 && latency >= overdueFirst
 }
 
 func (l *Load) observe(now time.Time, latency time.Duration, answered bool) {

@@ -149,3 +149,38 @@ func TestLeastRequestAvoidsTheLoaded(t *testing.T) {
 		}
 	})
 }
+
+// A caller in a hurry says nothing about an instance, and one that waited long enough does.
+func TestLate(t *testing.T) {
+	for _, c := range []struct {
+		name          string
+		mean, latency time.Duration
+		suspicious    bool
+	}{
+		{"a tenth of what it usually takes", 60 * time.Millisecond, 6 * time.Millisecond, false},
+		{"three times of it", 60 * time.Millisecond, 180 * time.Millisecond, false},
+		{"ten times of it", 10 * time.Millisecond, 100 * time.Millisecond, true},
+		{"a second, whatever is usual", time.Second, time.Second, true},
+		{"it never answered, in 10 ms", 0, 10 * time.Millisecond, false},
+		{"it never answered, in 300 ms", 0, 300 * time.Millisecond, true},
+	} {
+		l := &Load{}
+		p := Picked{Candidate: &Candidate{Load: l}}
+		now := time.Unix(1_000_000, 0)
+		if c.mean > 0 {
+			p.Begin()
+			p.Done(now, c.mean, Answered)
+		}
+		suspicious := false
+		for range maxFailures {
+			p.Begin()
+			suspicious = p.Done(now, c.latency, Late)
+		}
+		if suspicious != c.suspicious || l.Outstanding() != 0 {
+			t.Errorf("%s: suspicious %v, want %v; %d outstanding", c.name, suspicious, c.suspicious, l.Outstanding())
+		}
+		if l.Latency().Round(time.Millisecond) != c.mean {
+			t.Errorf("%s: the mean moved to %s", c.name, l.Latency())
+		}
+	}
+}

@@ -16,7 +16,6 @@ import (
 	"context"
 	"log/slog"
 	"maps"
-	"net"
 	"sync"
 	"time"
 
@@ -58,8 +57,8 @@ type Deps struct {
 	Relays func() map[string][]string
 	// Changed is told by Run's goroutine whenever anything that was found is another.
 	Changed func(Findings)
-	// Dial connects to an address and hangs up; nil is for TCP.
-	Dial func(ctx context.Context, address string) error
+	// Dial finds out whether an address answers and how long it took to connect; nil is for Greet.
+	Dial func(ctx context.Context, address string) (connected time.Duration, err error)
 }
 
 // Tracker knows what answers.
@@ -67,7 +66,7 @@ type Tracker struct {
 	log     *slog.Logger
 	relays  func() map[string][]string
 	changed func(Findings)
-	dial    func(context.Context, string) error
+	dial    func(context.Context, string) (time.Duration, error)
 	suspect chan string
 	metrics *metrics
 }
@@ -82,7 +81,7 @@ func New(d Deps) *Tracker {
 		t.relays = func() map[string][]string { return nil }
 	}
 	if t.dial == nil {
-		t.dial = connect
+		t.dial = Greet
 	}
 	return t
 }
@@ -114,12 +113,11 @@ func (t *Tracker) Run(ctx context.Context) error {
 	l.dial = func(address string, probe bool) {
 		l.dialling[address] = true
 		dials.Go(func() {
-			began := time.Now()
 			dctx, cancel := context.WithTimeout(ctx, dialTimeout)
-			err := t.dial(dctx, address)
+			took, err := t.dial(dctx, address)
 			cancel()
 			select {
-			case l.results <- result{address, probe, time.Since(began), err}:
+			case l.results <- result{address, probe, took, err}:
 			case <-ctx.Done():
 			}
 		})
@@ -264,13 +262,4 @@ func (l *loop) tell() {
 	}
 	l.t.metrics.found(f)
 	l.t.changed(f)
-}
-
-func connect(ctx context.Context, address string) error {
-	var d net.Dialer
-	c, err := d.DialContext(ctx, "tcp", address)
-	if err != nil {
-		return err
-	}
-	return c.Close()
 }

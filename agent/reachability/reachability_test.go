@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -13,6 +15,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
+	"google.golang.org/grpc"
 
 	"github.com/farcall/farcall/internal/testkit"
 )
@@ -42,30 +45,87 @@ func TestSuspectsAreDialledAndComeBack(t *testing.T) {
 		}
 	}
 	// While it answers, suspicion alone does not take it down.
-	accepted := make(chan struct{})
-	go func() {
-		defer close(accepted)
-		if c, err := l.Accept(); err == nil {
-			c.Close()
-		}
-	}()
+	told := &accepting{Listener: l, accepted: make(chan struct{}, 16)}
+	stop := serve(t, told)
 	tr.Suspect(address)
 	select {
-	case <-accepted:
+	case <-told.accepted:
 	case <-ctx.Done():
 		t.Fatal("the suspect was not dialled")
 	}
 	if down.Load() != nil {
 		t.Fatalf("taken down though it answers: %v", *down.Load())
 	}
-	l.Close()
+	stop()
 	testkit.Eventually(t, ctx, "down", isDown(true))
 	l, err = net.Listen("tcp", address)
 	if err != nil {
 		t.Fatalf("the port is taken by somebody else: %v", err)
 	}
-	defer l.Close()
+	serve(t, l)
 	testkit.Eventually(t, ctx, "up again", isDown(false))
+}
+
+// accepting says when a connection was accepted.
+type accepting struct {
+	net.Listener
+	accepted chan struct{}
+}
+
+func (a *accepting) Accept() (net.Conn, error) {
+	c, err := a.Listener.Accept()
+	if err == nil {
+		select {
+		case a.accepted <- struct{}{}:
+		default:
+		}
+	}
+	return c, err
+}
+
+// serve runs a relay as far as a greeting needs one: a gRPC server without any service.
+func serve(t *testing.T, l net.Listener) (stop func()) {
+	s := grpc.NewServer()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = s.Serve(l) // it ends with stop
+	}()
+	stop = func() { s.Stop(); <-done }
+	t.Cleanup(stop)
+	return stop
+}
+
+func TestGreet(t *testing.T) {
+	listen := func() net.Listener {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { l.Close() })
+		return l
+	}
+	relay, frozen, other := listen(), listen(), listen()
+	serve(t, relay)
+	web := &http.Server{Handler: http.NotFoundHandler(), ReadHeaderTimeout: time.Second}
+	go func() { _ = web.Serve(other) }() // it ends with Close
+	t.Cleanup(func() { web.Close() })
+	for _, c := range []struct{ name, address, says string }{
+		{"a relay", relay.Addr().String(), ""},
+		{"a process that stands still: only the kernel accepts", frozen.Addr().String(), "says nothing"},
+		{"something else", other.Addr().String(), "does not speak HTTP/2"},
+		{"nobody", testkit.Nobody(t).String(), "refused"},
+	} {
+		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+		if c.says == "" {
+			ctx, cancel = context.WithCancel(testkit.Context(t))
+		}
+		_, err := Greet(ctx, c.address)
+		cancel()
+		if c.says == "" && err != nil || c.says != "" && (err == nil || !strings.Contains(err.Error(), c.says)) {
+			t.Errorf("%s: %v, want %q", c.name, err, c.says)
+		}
+	}
 }
 
 func TestManySuspectsDoNotBlock(t *testing.T) {
@@ -125,7 +185,7 @@ func inNetwork(t *testing.T, relays map[string][]string, test func(n *network, t
 	})
 }
 
-func (n *network) dial(ctx context.Context, address string) error {
+func (n *network) dial(ctx context.Context, address string) (time.Duration, error) {
 	n.mu.Lock()
 	n.dials[address]++
 	after, silent := n.after[address], n.silent[address] || n.lost[address] > 0
@@ -134,19 +194,19 @@ func (n *network) dial(ctx context.Context, address string) error {
 	n.refused[address]--
 	n.mu.Unlock()
 	if refused {
-		return errors.New("refused")
+		return 0, errors.New("refused")
 	}
 	if silent {
 		<-ctx.Done()
-		return ctx.Err()
+		return 0, ctx.Err()
 	}
 	answer := time.NewTimer(after)
 	defer answer.Stop()
 	select {
 	case <-answer.C:
-		return nil
+		return after, nil
 	case <-ctx.Done():
-		return ctx.Err()
+		return 0, ctx.Err()
 	}
 }
 

@@ -111,7 +111,7 @@ func targetLabel(r *Reply) string {
 	switch outcomeOf(r.Err) {
 	case NotExecuted, Refused, Draining:
 		return targetNotExecuted
-	case Lost:
+	case Lost, Late:
 		return targetLost
 	case Abandoned:
 		return targetAbandoned

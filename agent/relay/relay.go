@@ -97,21 +97,21 @@ func (r *Relay) Close() { r.peers.close() }
 // connection that failed is tried again by itself.
 func (r *Relay) Reconnect(address string) { r.peers.pool.Reconnect(address) }
 
-// Route asks the Router. The error is an *invoke.Error.
+// Route asks the Router. The Choice may be there beside an error, for Unanswered.
 func (r *Relay) Route(ctx context.Context, q Query) (Choice, *invoke.Error) {
 	ch, err := r.router.Route(ctx, q)
 	if err == nil {
 		return ch, nil
 	}
 	if e := invoke.FromContext(ctx); e != nil {
-		return nil, e
+		return ch, e
 	}
 	var e *invoke.Error
 	if !errors.As(err, &e) {
 		// Nothing was sent yet, whatever it was that failed.
 		e = invoke.NotDispatched(invoke.ReasonNotDispatched, "%v", err)
 	}
-	return nil, e
+	return ch, e
 }
 
 // Answer is what became of a call.
@@ -133,13 +133,23 @@ type Answer struct {
 	Attempts int
 }
 
-// Unanswered gives the answer of a call that was routed, and so far is not more than that.
+// Unanswered gives the answer of a call that was routed, and so far is not more than that; or was
+// not, and ch is nil.
 func Unanswered(ch Choice) Answer {
+	if ch == nil {
+		return Answer{Tier: -1}
+	}
 	return Answer{Strategy: ch.Strategy(), Rule: ch.Terms().Rule, Tier: -1}
 }
 
-// from says which target answered, or may have executed the call.
-func (a *Answer) from(t Target) { a.Instance, a.Tier, a.TierName = t.Instance, t.Tier, t.TierName }
+// from says which target answered, or may have executed the call. The rule is that of the first
+// attempt: where it was a later one, it says so.
+func (a *Answer) from(t Target) {
+	a.Instance, a.Tier, a.TierName = t.Instance, t.Tier, t.TierName
+	if a.Attempts > 1 && a.Rule != "" {
+		a.Rule = fmt.Sprintf("%s; attempt %d, in tier %s", a.Rule, a.Attempts, a.TierName)
+	}
+}
 
 // Do makes a call at one instance of ch, and at others where that is safe: up to as many attempts
 // as ch's terms say, inside ctx's deadline, each at an instance not tried before. ctx must live
@@ -166,7 +176,7 @@ func (r *Relay) Do(ctx context.Context, ch Choice, req *invoke.Request) Answer {
 			return a
 		}
 		a.failed(err)
-		if a.Err == err && outcomeOf(err) == Lost {
+		if o := outcomeOf(err); a.Err == err && (o == Lost || o == Late) {
 			a.from(t)
 		}
 		if !r.again(ctx, terms, a.Attempts, req, err) {
@@ -253,7 +263,9 @@ func outcomeOf(e *invoke.Error) Outcome {
 		return Draining
 	case e.NotExecuted():
 		return Refused
-	case e.OutcomeUnknown() || e.Code == codes.DeadlineExceeded:
+	case e.Code == codes.DeadlineExceeded:
+		return Late
+	case e.OutcomeUnknown():
 		return Lost
 	case e.Code == codes.Canceled:
 		return Abandoned
@@ -297,8 +309,11 @@ func (d *delivery) WriteTo(w io.Writer) (int64, error) {
 // Close ends the attempt.
 func (d *delivery) Close() error {
 	err := d.body.Close()
-	if d.outcome == Lost && errors.Is(d.ctx.Err(), context.Canceled) {
-		d.outcome = Abandoned
+	if d.outcome == Lost && d.ctx.Err() != nil {
+		d.outcome = Late
+		if errors.Is(d.ctx.Err(), context.Canceled) {
+			d.outcome = Abandoned
+		}
 	}
 	d.finish(d.outcome)
 	return err

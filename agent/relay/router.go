@@ -25,6 +25,7 @@ type Query struct {
 // A Router turns a query into a choice of instances. It may wait for a view that is on its way,
 // no longer than ctx. An error is an *invoke.Error: InvalidArgument for a strategy or cluster
 // that is not, PermissionDenied for a denied override, NotFound, or Unavailable with a reason.
+// Beside an error that says that nobody can be called, a Choice tells the strategy and the rule.
 // It is safe for concurrent use.
 type Router interface {
 	Route(ctx context.Context, q Query) (Choice, error)
@@ -93,12 +94,13 @@ const (
 	ServedError                // it answered with a server error of its own
 	NotExecuted                // no connection could be had
 	Refused                    // its agent, or its application's port, said that it does not take it
-	Lost                       // contact was lost, or the deadline passed: outcome unknown
+	Lost                       // contact was lost: outcome unknown
 	Abandoned                  // the caller went away
 	Draining                   // its agent takes no new calls, as it is about to end
+	Late                       // the call's deadline passed: outcome unknown
 )
 
-var outcomeWords = [...]string{"served", "served_error", "not_executed", "refused", "lost", "abandoned", "draining"}
+var outcomeWords = [...]string{"served", "served_error", "not_executed", "refused", "lost", "abandoned", "draining", "late"}
 
 // String gives the word as it stands in metrics.
 func (o Outcome) String() string { return outcomeWords[o] }

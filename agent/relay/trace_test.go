@@ -102,7 +102,7 @@ func TestSpans(t *testing.T) {
 		!call.Parent().IsRemote() || call.SpanContext().TraceState().String() != "a=1,b=2" {
 		t.Errorf("got %s below %s", call.Name(), call.Parent().SpanID())
 	}
-	if got, want := attributes(call), "attempts=2;caller=web;cluster=east;code=500;instance=1;reason=local is empty;service=shop/cart;strategy=local-first;tier=tier 1"; got != want {
+	if got, want := attributes(call), "attempts=2;caller=web;cluster=east;code=500;instance=1;reason=local is empty; attempt 2, in tier tier 1;service=shop/cart;strategy=local-first;tier=tier 1"; got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
 	if s := call.Status(); s.Code != otelcodes.Error {
