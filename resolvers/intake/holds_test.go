@@ -121,7 +121,7 @@ func TestReadsConfirmWhatABurstLost(t *testing.T) {
 		res.fail(errors.New("consul: refused"))
 		b.want(t, held, 4)
 		confirmEvery(time.Second, 30) // of which the first begins the row anew; 59 s of the hold are over
-		b.want(t, held, 5) // only the registry's state is new
+		b.want(t, held, 5)            // only the registry's state is new
 		if got := b.verdicts(t, "confirmed"); got[0] != 0 {
 			t.Errorf("%v were confirmed", got)
 		}
