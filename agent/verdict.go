@@ -7,6 +7,7 @@ import (
 
 	"github.com/farcall/farcall/internal/catalog"
 	"github.com/farcall/farcall/internal/guard"
+	"github.com/farcall/farcall/internal/mirror"
 )
 
 // verdict gives what the synchronizers say of instances that the own registries list no more and
@@ -18,8 +19,13 @@ func (a *Agent) verdict(now time.Time) func(catalog.ID) guard.Word {
 	if m == nil || !a.uplink.Connected() {
 		return nil
 	}
+	return wordOf(m, a.cfg.Cluster, now)
+}
+
+// wordOf gives what a feed's mirror says of a cluster's instances, nil where it has nothing fresh.
+func wordOf(m *mirror.Mirror, cluster string, now time.Time) func(catalog.ID) guard.Word {
 	for _, c := range m.Clusters(now) {
-		if c.Name != a.cfg.Cluster || c.State != catalog.StateSynced && c.State != catalog.StateProtected {
+		if c.Name != cluster || c.State != catalog.StateSynced && c.State != catalog.StateProtected {
 			continue
 		}
 		return func(id catalog.ID) guard.Word {
