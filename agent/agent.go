@@ -101,6 +101,7 @@ type Agent struct {
 	book        *view.Book
 	intake      *intake.Intake // nil without registries
 	uplink      *uplink.Uplink
+	mirror      atomic.Pointer[mirror.Mirror] // the feed's; nil before there was one
 	contributor *contribute.Contributor
 	answers     *consult.Answers
 	tracker     *reachability.Tracker
@@ -192,7 +193,7 @@ func (a *Agent) rooms(r *router) (err error) {
 		return nil
 	}
 	read.Registries = a.contributor.Registries()
-	a.intake, err = intake.New(read, intake.Deps{Log: a.log, Metrics: intake.NewMetrics(a.deps.Registry)})
+	a.intake, err = intake.New(read, intake.Deps{Log: a.log, Metrics: intake.NewMetrics(a.deps.Registry), Verdict: a.verdict})
 	return err
 }
 
@@ -203,11 +204,17 @@ type follower struct{ *Agent }
 var _ uplink.Listener = follower{}
 
 // Attach implements uplink.Listener.
-func (f follower) Attach(m *mirror.Mirror) { f.book.Attach(m) }
+func (f follower) Attach(m *mirror.Mirror) {
+	f.mirror.Store(m)
+	f.book.Attach(m)
+}
 
 // Changed implements uplink.Listener.
 func (f follower) Changed(ch mirror.Changes) {
 	f.book.Changed(ch)
+	if f.intake != nil {
+		f.intake.Review()
+	}
 	if ch.Clusters {
 		f.contributor.Switch(f.book.ViaAgents(), f.uplink.Federation())
 	}

@@ -36,7 +36,8 @@ type registry struct {
 	list     []*catalog.Instance
 	strategy string // that it states for cart; empty: none
 	broken   error
-	reads    int // where it is above 0, each read has a revision of its own
+	absence  bool // what is not in its list is absent, not removed on purpose
+	reads    int  // where it is above 0, each read has a revision of its own
 	changed  chan struct{}
 }
 
@@ -95,7 +96,7 @@ func (r *registry) Run(ctx context.Context, out resolvers.Sink) error {
 		if r.strategy != "" {
 			all.Strategies = map[catalog.Name]string{{Service: "cart"}: r.strategy}
 		}
-		broken, revision := r.broken, ""
+		broken, revision, explicit := r.broken, "", published && !r.absence
 		if r.reads > 0 {
 			r.reads++
 			revision = fmt.Sprint(r.reads)
@@ -104,7 +105,7 @@ func (r *registry) Run(ctx context.Context, out resolvers.Sink) error {
 		if broken != nil {
 			out.Failed(broken)
 		} else {
-			out.Publish(catalog.Update{Full: true, Explicit: published, Revision: revision, Snapshots: []catalog.Snapshot{all}})
+			out.Publish(catalog.Update{Full: true, Explicit: explicit, Revision: revision, Snapshots: []catalog.Snapshot{all}})
 			published = true
 		}
 		select {

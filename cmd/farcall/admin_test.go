@@ -42,7 +42,7 @@ west     file-2            FAILED   2h00m         0         0          -        
 edge     mdns@10.8.0.0/24  OK       1h00m         1         1          -         0     0          0         node-3
 edge     consul            PENDING  -             0         0          -         0     0          0         -
 
-east: consul no longer lists 6 instances, which the guard does not believe yet: they stay until they return or their hold is over
+east: consul no longer lists 6 instances, which the guard does not believe yet: they stay until they return, are released, or their hold is over; farcall get holds lists them
 west: file cannot be read since 3h04m: open west.yaml: no such file; its last list of 12 instances stays
 west: consul has 1 record that cannot be used: cart/x: port 70000 is not in 1 to 65535
 west: dns cannot be read since 1h00m: dns: 10.0.0.1:53: refused; what it lists is unknown
@@ -100,6 +100,26 @@ east     -             -      over     2         -       -
 west     -             1h00m  5d00h    5         ann     new switches
 west     shop/billing  -      -        8         -       -
 `},
+		{
+			args: "get holds",
+			stdout: `
+CLUSTER  REGISTRY  SERVICE       ID      SINCE  UNTIL  REASON     WHY
+east     consul    default/cart  cart-1  2h00m  2h59m  catalogue  all 6 instances of the registry were gone in one read
+east     consul    shop/billing  b?1     2h00m  2h59m  catalogue  all 6 instances of the registry were gone in one read
+west     it's 1    default/cart  9       1h00m  4h59m  burst      more than 5 removals in 10s
+`,
+			stderr: "note: there are 7 more; --cluster and --service list some of them\n" +
+				"note: what is held in edge is not known: synchronizer sync-b did not answer in time\nnote: what is held in new is not known: nobody owns it\n"},
+		{
+			args: "get holds --cluster east --namespace shop --service billing",
+			stdout: `
+CLUSTER  REGISTRY  SERVICE       ID   SINCE  UNTIL  REASON     WHY
+east     consul    shop/billing  b?1  2h00m  2h59m  catalogue  all 6 instances of the registry were gone in one read
+`},
+		{
+			args:   "get holds --service none",
+			stdout: "\nCLUSTER  REGISTRY  SERVICE  ID  SINCE  UNTIL  REASON  WHY\n",
+			stderr: "no holds\n"},
 		{
 			args:   "get services --cluster empty",
 			stdout: "\nNAMESPACE  SERVICE  HEALTHY  CLUSTERS\n",
@@ -162,6 +182,7 @@ func TestJSONAndYAMLAreTheAnswer(t *testing.T) {
 		{"explain cart --from east", explained},
 		{"get policies", policyList},
 		{"get cordons", cordonList},
+		{"get holds", holdList},
 		{"policy preview --delete service/cart", previewed},
 	} {
 		t.Run(c.args, func(t *testing.T) {
@@ -251,9 +272,9 @@ func TestExitCodesOfQuestions(t *testing.T) {
 		{"get instances --cluster loop", exitFailed, []string{"list instances: the synchronizer gives the same page again and again"}},
 		{"explain cart --from east --strategy local-frist", exitRefused, []string{"explain cart: invalid argument: unknown strategy", "did you mean"}},
 
-		{"get", exitUsage, []string{"get what? Want one of clusters, services, instances, agents, policies, cordons", "farcall get --help"}},
+		{"get", exitUsage, []string{"get what? Want one of clusters, services, instances, agents, policies, cordons, holds", "farcall get --help"}},
 		{"get instance", exitUsage, []string{`get has no "instance"; did you mean "instances"?`}},
-		{"get pods", exitUsage, []string{`get has no "pods": want one of clusters`}},
+		{"get volumes", exitUsage, []string{`get has no "volumes": want one of clusters`}},
 		{"watch", exitUsage, []string{"watch what? Want one of instances"}},
 		{"gte", exitUsage, []string{"unknown command", "get"}},
 		{"get clusters now", exitUsage, []string{"unknown command \"now\""}},
@@ -285,7 +306,7 @@ func TestNobodyAtServer(t *testing.T) {
 	server := fmt.Sprintf("127.0.0.1:%d", testkit.FreePort(t))
 	for _, args := range []string{
 		"get clusters", "get services", "get instances", "get agents", "get policies", "get cordons", "explain a --from b", "watch instances",
-		"policy delete service/cart", "policy preview --delete service/cart", "cordon east", "uncordon east", "check",
+		"policy delete service/cart", "policy preview --delete service/cart", "cordon east", "uncordon east", "get holds", "holds release east", "check",
 	} {
 		got := farcall(t, "", append([]string{"--server", server}, strings.Fields(args)...)...)
 		got.want(t, exitUnreachable, "nobody answers at "+server, "hint: is a synchronizer running at "+server+"? --server says where to ask")

@@ -50,8 +50,8 @@ func (c *cli) checkCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "check",
 		Short: "Look whether all is well, and say what to do where it is not",
-		Long: "Asks the synchronizer how it, its store, the clusters and their registries are, what is cordoned, which policies may\n" +
-			"be mistaken, and whether all agents apply them. With --agent it asks that agent, too.\n\n" +
+		Long: "Asks the synchronizer how it, its store, the clusters and their registries are, what is cordoned, what is held, which policies\n" +
+			"may be mistaken, and whether all agents apply them. With --agent it asks that agent, too.\n\n" +
 			"Every finding is a line: ok, warn for what somebody meant so or what passes by itself, or fail. Only fail makes the\n" +
 			"exit code other than 0.",
 		Example: "  farcall check\n  farcall check --agent 127.0.0.1:3500\n  farcall check -o json",
@@ -95,6 +95,11 @@ func (k *checker) all(ctx context.Context, a *admin) error {
 		k.unanswered(a, "the cordons", err)
 	} else {
 		k.cordons(cordons, clusters, now)
+	}
+	if holds, err := a.ListHolds(ctx, &adminv1.ListHoldsRequest{}); err != nil {
+		k.unanswered(a, "the holds", err)
+	} else {
+		k.holds(holds, now)
 	}
 	agents, err := a.ListAgents(ctx, &adminv1.ListAgentsRequest{})
 	if err != nil {

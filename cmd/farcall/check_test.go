@@ -52,7 +52,7 @@ func TestCheckOfWhatIsWell(t *testing.T) {
 	r.want(t, exitOK)
 	want := `ok    synchronizer ` + server + ` answers, and so does its store
 ok    east: SYNCED, last confirmed <1s ago, with 7 instances of 2 services
-warn  east: consul no longer lists 6 instances, which the guard does not believe yet: they stay until they return or their hold is over -> look whether they are gone: if so, wait
+warn  east: consul no longer lists 2 instances of default/cart, shop/billing since 2h00m, held for another 2h59m: all 6 instances of the registry were gone in one read -> look whether they are gone: if so, farcall holds release east --registry consul
 ok    agents: 1 of 1 connected
 ok    1 policy at revision 3, applied by 1 of 1 agent
 `
@@ -77,10 +77,9 @@ func TestCheckFindsWhatIsWrong(t *testing.T) {
 	t.Parallel() // it gives the agents time
 	server := serve(t, &fakeAdmin{sick: true})
 	r := farcall(t, "", "--server", server, "check")
-	r.want(t, exitFailed, "farcall: check: 9 failures found, and 8 warnings\n")
+	r.want(t, exitFailed, "farcall: check: 9 failures found, and 12 warnings\n")
 	want := `fail  synchronizer ` + server + ` answers, but its store does not -> see to its etcd: nothing new is written or learnt until it answers, and calls go on with what is known
 ok    east: SYNCED, last confirmed <1s ago, with 7 instances of 2 services
-warn  east: consul no longer lists 6 instances, which the guard does not believe yet: they stay until they return or their hold is over -> look whether they are gone: if so, wait
 warn  west: PROTECTED, a suspicious removal is held; last confirmed 3h05m ago -> look whether the instances are gone: if so, wait
 fail  west: file cannot be read since 3h04m: open west.yaml: no such file; its last list of 12 instances stays -> see to it that the registry answers whoever reads it
 warn  west: consul has 1 record that cannot be used: cart/x: port 70000 is not in 1 to 65535 -> correct it in the registry
@@ -92,6 +91,11 @@ warn  edge: consul is being read for the first time since 2h00m; what it lists i
 fail  new: was never synced: what it has is unknown -> nobody reads it: start a synchronizer that has it in its configuration
 warn  west: cordoned by ann since 1h00m, ends in 5d00h: new switches -> farcall uncordon west takes it back
 warn  west: service shop/billing is cordoned -> farcall uncordon west shop/billing takes it back
+warn  east: consul no longer lists 2 instances of default/cart, shop/billing since 2h00m, held for another 2h59m: all 6 instances of the registry were gone in one read -> look whether they are gone: if so, farcall holds release east --registry consul
+warn  west: it's 1 no longer lists 1 instance of default/cart since 1h00m, held for another 4h59m: more than 5 removals in 10s -> look whether they are gone: if so, farcall holds release west --registry 'it'\''s 1'
+warn  7 holds more -> farcall get holds --cluster ... lists them
+warn  edge: what is held is not known: synchronizer sync-b did not answer in time -> see to sync-b
+warn  new: what is held is not known: nobody owns it -> see to it that a synchronizer has the cluster in its configuration
 warn  agent west/node-2: is not connected here -> start it, unless it reports to another synchronizer or is gone for good
 ok    agents: 1 of 2 connected
 warn  policy service default/cart: externalOrder[0][0]: nobody has heard of a cluster "wset" -> correct it, or farcall policy delete service/default/cart
@@ -128,8 +132,8 @@ func TestCheckOfNothing(t *testing.T) {
 func TestCheckOfListsThatCannotBeHad(t *testing.T) {
 	server := serve(t, &wellAdmin{failing: true})
 	r := farcall(t, "", "--server", server, "check")
-	r.want(t, exitFailed, "farcall: check: 4 failures found, and 0 warnings\n")
-	for _, what := range []string{"clusters", "cordons", "agents", "policies"} {
+	r.want(t, exitFailed, "farcall: check: 5 failures found, and 0 warnings\n")
+	for _, what := range []string{"clusters", "cordons", "holds", "agents", "policies"} {
 		if want := "fail  the " + what + " cannot be had: unavailable: store: no leader -> look at the synchronizer's log\n"; !strings.Contains(r.stdout, want) {
 			t.Errorf("stdout lacks %q:\n%s", want, r.stdout)
 		}

@@ -35,6 +35,9 @@ func clusterTable(w io.Writer, list *adminv1.ListClustersResponse, cordons []*po
 			for _, f := range registryTroubles(k, r, now) {
 				troubles = append(troubles, f.Text)
 			}
+			if n := r.GetHeld(); n > 0 {
+				troubles = append(troubles, fmt.Sprintf("%s no longer lists %s, which the guard does not believe yet: they stay until they return, are released, or their hold is over; farcall get holds lists them", registryName(k, r), count(n, "instance")))
+			}
 		}
 		clusters = append(clusters, []string{
 			k.GetName(), stateWord(k.GetState()), age(k.GetAge()),
@@ -76,10 +79,7 @@ func registryRow(k *adminv1.Cluster, r *storev1.RegistryStatus, now time.Time) [
 // registryTroubles says in one line each what is wrong with a registry: whose it is, since when,
 // what it says, and what stays true meanwhile.
 func registryTroubles(k *adminv1.Cluster, r *storev1.RegistryStatus, now time.Time) (found []finding) {
-	who := k.GetName() + ": " + r.GetName()
-	if r.GetReporter() != "" {
-		who += " (reported by " + r.GetReporter() + ")"
-	}
+	who := registryName(k, r)
 	add := func(level, do, format string, args ...any) {
 		found = append(found, finding{level, who + " " + fmt.Sprintf(format, args...), do})
 	}
@@ -94,13 +94,18 @@ func registryTroubles(k *adminv1.Cluster, r *storev1.RegistryStatus, now time.Ti
 			add(levelFail, "see to it that the registry answers, and that somebody reads it", "has said nothing for %s: either it does not answer, or the cluster's owner is gone; %s", since(last, now), stays(r))
 		}
 	}
-	if n := r.GetHeld(); n > 0 {
-		add(levelWarn, "look whether they are gone: if so, wait", "no longer lists %s, which the guard does not believe yet: they stay until they return or their hold is over", count(n, "instance"))
-	}
 	if n := r.GetSetAside(); n > 0 {
 		add(levelWarn, "correct it in the registry", "has %s that cannot be used: %s", count(n, "record"), r.GetLastSetAside())
 	}
 	return found
+}
+
+func registryName(k *adminv1.Cluster, r *storev1.RegistryStatus) string {
+	who := k.GetName() + ": " + r.GetName()
+	if r.GetReporter() != "" {
+		who += " (reported by " + r.GetReporter() + ")"
+	}
+	return who
 }
 
 // stays says what is listed of a registry that cannot be read.

@@ -69,7 +69,7 @@ func (f *filter) healths() ([]catalogv1.Health, error) {
 
 func (c *cli) getCommand() *cobra.Command {
 	return group("get", "List what the synchronizer knows",
-		c.getClusters(), c.getServices(), c.getInstances(), c.getAgents(), c.getPolicies(), c.getCordons())
+		c.getClusters(), c.getServices(), c.getInstances(), c.getAgents(), c.getPolicies(), c.getCordons(), c.getHolds())
 }
 
 func (c *cli) getClusters() *cobra.Command {

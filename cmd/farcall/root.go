@@ -58,6 +58,7 @@ func newRoot(stdin io.Reader, stdout, stderr io.Writer) *cobra.Command {
 		c.policyCommand(),
 		c.cordonCommand(),
 		c.uncordonCommand(),
+		c.holdsCommand(),
 		c.checkCommand(),
 		c.callCommand(),
 		c.versionCommand(),

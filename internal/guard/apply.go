@@ -40,6 +40,9 @@ func (r *Registry) Apply(now time.Time, u catalog.Update, unusable ...catalog.ID
 		p.releaseExplicit(read, u.Full, spared)
 	}
 	p.judge(now, u, before, absent)
+	if u.Reset != "" {
+		r.doubt()
+	}
 	return p.end()
 }
 
@@ -66,7 +69,7 @@ func gather(snapshots []catalog.Snapshot) map[string]*source {
 	return read
 }
 
-// pass is one Apply or one Expire under way.
+// pass is one change of what is believed under way.
 type pass struct {
 	r *Registry
 	// touched has the instances whose statements changed, and the sources that withdrew one.
@@ -191,6 +194,7 @@ func (p *pass) settle() (absent []catalog.ID) {
 		if m.hold != nil {
 			p.r.endHold(m)
 			p.r.removals.Returned++
+			p.r.row.breaks()
 		}
 		stated := m.stated[0].instance
 		switch {
@@ -245,6 +249,7 @@ func (p *pass) judge(now time.Time, u catalog.Update, before int, absent []catal
 		return
 	}
 	r := p.r
+	r.row.breaks()
 	reason, detail := Burst, r.burstDetail()
 	switch {
 	case u.Reset != "":
@@ -261,7 +266,10 @@ func (p *pass) judge(now time.Time, u catalog.Update, before int, absent []catal
 		absent = absent[free:]
 	}
 	for _, id := range absent {
-		h := &hold{Hold: Hold{ID: id, Since: now, Until: now.Add(r.cfg.Hold), Reason: reason, Detail: detail}, sources: p.touched[id]}
+		h := &hold{
+			Hold:    Hold{ID: id, Since: now, Until: now.Add(r.cfg.Hold), Reason: reason, Detail: detail},
+			sources: p.touched[id], doubted: reason != Burst,
+		}
 		r.beginHold(r.services[id.Name].members[id], h)
 		r.removals.Held++
 	}

@@ -20,8 +20,30 @@
 //     the order of their identities; what exceeds that is held.
 //
 // A held instance stays in the list as it was last stated. Its hold ends when a source states
-// the instance again, when an explicit Update of a source that stated it leaves it out, or
-// after Hold.
+// the instance again, when an explicit Update of a source that stated it leaves it out, when a
+// person releases it (Release), when it is confirmed (Confirm), or after Hold.
+//
+// # Confirmation
+//
+// A registry that was emptied by accident stays empty, read after read: repetition only shows that
+// a list was not torn, never that it was meant. So it shortens only holds of which the rest of the
+// registry speaks for itself, and those only to half. A hold ends by confirmation where
+//
+//   - at least three further reads in a row, the first and the last of them at least half of Hold
+//     apart, left out all that is held, while nothing of it returned and nothing more was lost. A
+//     read that failed begins the row anew;
+//   - all holds of the registry are of a Burst. One Catalogue or Reset, or a Reset since, and
+//     nothing is confirmed: such a registry has yet to vouch for itself, by giving back what it lost;
+//   - the registry states at least as many instances as are held;
+//   - the registry states at least one other instance of the same service. The last of a service
+//     waits for a person, or for its time.
+//
+// # Two readers
+//
+// Where somebody else reads the same registry and is the one to decide (the synchronizer, beside
+// which an agent reads for itself), Review asks what became of an instance there: one that is
+// listed there stays held, beyond its time and whatever is confirmed here; one that was listed there
+// during its hold and is no more goes at once. Where nobody answers, all of the above holds.
 package guard
 
 import (
@@ -77,8 +99,10 @@ type Registry struct {
 	held   map[catalog.ID]*hold
 	// heldBy finds the holds that an explicit Update of a source ends.
 	heldBy map[string]map[catalog.ID]*hold
-	// queue has the holds in the order of their ends; those that ended before are skipped.
-	queue []*hold
+	// queue has the holds in the order of their ends; those that ended before, or were prolonged
+	// since, are skipped.
+	queue []due
+	row   row
 
 	stated   int // instances that some source states
 	believed int // instances in lists: stated or held
@@ -189,9 +213,11 @@ func (r *Registry) Counts() Counts {
 type Removals struct {
 	Explicit uint64 // gone at once because they were explicit
 	Passed   uint64 // gone at once because they were few
-	Held     uint64 // held; each of these ends as one of the next two, or as Explicit
+	Held     uint64 // held; each of these ends as one of the next five, or as Explicit
 	Returned uint64
 	Expired  uint64
+	// Released were ended by a person, Confirmed by further reads, and Followed by who decides.
+	Released, Confirmed, Followed uint64
 }
 
 // Removals gives the counts so far.

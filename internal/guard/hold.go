@@ -34,6 +34,15 @@ type hold struct {
 	Hold
 	sources []string // that withdrew the instance
 	over    bool
+	doubted bool // it is not one of a Burst, or the registry was reset since
+	listed  bool // by who decides, at the last Review
+	known   bool // it was listed there at some Review
+}
+
+// due is when a hold ends, as it was known when it was queued.
+type due struct {
+	*hold
+	until time.Time
 }
 
 // Holds gives the removals that are held back, in identity order.
@@ -48,7 +57,7 @@ func (r *Registry) Holds() []Hold {
 
 // Expire ends the holds whose time is up and returns what changed of what is believed.
 func (r *Registry) Expire(now time.Time) Changes {
-	p := &pass{r: r, known: map[catalog.Name]bool{}, dirty: Changes{}}
+	p := r.newPass()
 	for {
 		until, ok := r.Next()
 		if !ok || until.After(now) {
@@ -61,20 +70,39 @@ func (r *Registry) Expire(now time.Time) Changes {
 
 // Next says when Expire has work, and whether it ever has.
 func (r *Registry) Next() (time.Time, bool) {
-	for len(r.queue) > 0 && r.queue[0].over {
-		r.queue[0] = nil
+	for len(r.queue) > 0 && (r.queue[0].over || !r.queue[0].until.Equal(r.queue[0].Until)) {
+		r.queue[0] = due{}
 		r.queue = r.queue[1:]
 	}
 	if len(r.queue) == 0 {
 		return time.Time{}, false
 	}
-	return r.queue[0].Until, true
+	return r.queue[0].until, true
+}
+
+// Release ends the holds whose identity `of` names, by a person's word, and returns them in
+// identity order with what changed of what is believed.
+func (r *Registry) Release(of func(catalog.ID) bool) (released []Hold, changed Changes) {
+	p := r.newPass()
+	for _, h := range r.Holds() {
+		if !of(h.ID) {
+			continue
+		}
+		p.remove(h.ID)
+		r.removals.Released++
+		released = append(released, h)
+	}
+	return released, p.end()
+}
+
+func (r *Registry) newPass() *pass {
+	return &pass{r: r, known: map[catalog.Name]bool{}, dirty: Changes{}}
 }
 
 func (r *Registry) beginHold(m *member, h *hold) {
 	m.hold = h
 	r.held[h.ID] = h
-	r.queue = append(r.queue, h)
+	r.queue = append(r.queue, due{h, h.Until})
 	for _, name := range h.sources {
 		if r.heldBy[name] == nil {
 			r.heldBy[name] = map[catalog.ID]*hold{}

@@ -19,7 +19,10 @@ var (
 	errBrokeExplicit   = errors.New("what an explicit read leaves out is gone")
 	errBrokeFloor      = errors.New("no more than Floor absences go at once in a Window")
 	errBrokeSuspicious = errors.New("no absence goes at once in a reset or with the whole catalogue")
-	errBrokeHold       = errors.New("a hold ends after Hold")
+	errBrokeHold       = errors.New("a hold ends after Hold, or Hold after who decides listed the instance last")
+	errBrokeConfirm    = errors.New("confirmed is what a Burst lost while the rest of its registry and service stand, read after read")
+	errBrokeRelease    = errors.New("what a person releases goes, and nothing else")
+	errBrokeFollow     = errors.New("what who decides lists stays held, and what it listed and lists no more goes")
 	errBrokeChanged    = errors.New("changes are the services and instances that changed, and no others")
 	errBrokeOrder      = errors.New("the order of snapshots does not matter")
 	errBrokeCounts     = errors.New("counts are those of the lists")
@@ -33,13 +36,22 @@ type model struct {
 	now    time.Time
 	latest map[string]catalog.Snapshot
 	passed []time.Time
+	// steady are the times of the further reads since anything was lost, returned or failed.
+	steady []time.Time
+	fresh  bool                     // the next Confirm is of the read that disturbed
+	doubt  map[catalog.ID]bool      // held when the registry was reset
+	listed map[catalog.ID]time.Time // when who decides listed what is held now
+	words  func(catalog.ID) Word    // of the last review; nil before
 	// lie, where it is set, changes what the guards are told: a guard that ignores a part of it.
 	lie func(catalog.Update) catalog.Update
+	// releases, where it is set, is what the guards are told to release.
+	releases func(catalog.ID) bool
 }
 
 func newModel() *model {
 	cfg := Config{Hold: 20 * time.Second, Floor: 2, Window: 5 * time.Second}
-	return &model{cfg: cfg, guard: New(cfg), mirror: New(cfg), now: start, latest: map[string]catalog.Snapshot{}}
+	return &model{cfg: cfg, guard: New(cfg), mirror: New(cfg), now: start, latest: map[string]catalog.Snapshot{},
+		doubt: map[catalog.ID]bool{}, listed: map[catalog.ID]time.Time{}}
 }
 
 // stated gives what the latest reads state.
@@ -84,6 +96,7 @@ func (m *model) apply(u catalog.Update) error {
 	slices.Reverse(reversed.Snapshots)
 	m.mirror.Apply(m.now, reversed)
 
+	m.disturb(u, before, heldBefore)
 	_, after := lists(m.guard)
 	stated := m.stated()
 	for id := range before {
@@ -122,7 +135,7 @@ func (m *model) expire(by time.Duration) error {
 	changed := m.guard.Expire(m.now)
 	m.mirror.Expire(m.now)
 	for _, h := range m.guard.Holds() {
-		if m.now.Sub(h.Since) >= m.cfg.Hold {
+		if m.now.Sub(h.Since) >= m.cfg.Hold && m.now.Sub(m.listed[h.ID]) >= m.cfg.Hold {
 			return fmt.Errorf("%w: %v", errBrokeHold, h)
 		}
 	}
@@ -230,7 +243,7 @@ func (m *model) play(data []byte) error {
 	for len(data) > 0 {
 		flags := next()
 		if flags%8 == 0 {
-			if err := m.expire(time.Duration(next()%8) * time.Second); err != nil {
+			if err := m.between(flags/8, next()); err != nil {
 				return err
 			}
 			continue

@@ -59,6 +59,9 @@ type Config struct {
 type Deps struct {
 	Log     *slog.Logger
 	Metrics *Metrics
+	// Verdict, where it is not nil, is asked while removals are held: it gives what who decides says
+	// of them at that time, nil where nobody can be asked (guard.Registry.Review). It must not block.
+	Verdict func(now time.Time) func(catalog.ID) guard.Word
 }
 
 // Intake runs the registries of one cluster. Its methods are safe for concurrent use.
@@ -68,6 +71,8 @@ type Intake struct {
 	guardRules guard.Config
 	log        *slog.Logger
 	metrics    *Metrics
+	verdict    func(time.Time) func(catalog.ID) guard.Word
+	releases   chan *release
 	// wake holds a token while an inbox may hold something, or registries came or went.
 	wake chan struct{}
 
@@ -86,6 +91,8 @@ type Intake struct {
 	sent    map[catalog.Name][]*catalog.Instance
 	told    *Change // the last one, its Services apart; nil before the first
 	settled settled
+	// asked are the releases to be done in the next pass.
+	asked []*release
 }
 
 // Change is what is new since the Change before. Its receiver must not write into it.
@@ -107,12 +114,6 @@ type List struct {
 	Gone bool
 }
 
-// Hold is a removal that is held back, and the registry that no longer lists the instance.
-type Hold struct {
-	Registry string
-	guard.Hold
-}
-
 // New checks the configuration and returns an Intake. It starts nothing.
 func New(cfg Config, deps Deps) (*Intake, error) {
 	i := &Intake{
@@ -121,6 +122,8 @@ func New(cfg Config, deps Deps) (*Intake, error) {
 		guardRules: cfg.Guard,
 		log:        deps.Log.With("cluster", cfg.Cluster),
 		metrics:    deps.Metrics,
+		verdict:    deps.Verdict,
+		releases:   make(chan *release),
 		wake:       make(chan struct{}, 1),
 		sent:       map[catalog.Name][]*catalog.Instance{},
 	}
@@ -192,6 +195,8 @@ func (i *Intake) Run(ctx context.Context, changed func(Change)) error {
 			return ctx.Err()
 		case <-i.wake:
 		case <-expiry.C:
+		case r := <-i.releases:
+			i.asked = append(i.asked, r)
 		}
 		now := time.Now()
 		i.steer(ctx, &running)
@@ -200,6 +205,7 @@ func (i *Intake) Run(ctx context.Context, changed func(Change)) error {
 			i.metrics.changes.WithLabelValues(i.cluster).Inc()
 		}
 		i.settle()
+		i.answer()
 		if next, ok := i.nextExpiry(); ok {
 			expiry.Reset(next.Sub(now))
 		} else {
@@ -217,21 +223,4 @@ func (i *Intake) Confirmed() (time.Time, bool) {
 		return *at, true
 	}
 	return time.Time{}, false
-}
-
-// Held is the number of removals that are held back.
-func (i *Intake) Held() int { return int(i.held.Load()) }
-
-// Holds gives the removals that are held back, by registry in the order in which they are
-// believed, then by identity.
-func (i *Intake) Holds() []Hold {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	var all []Hold
-	for _, r := range i.registries {
-		for _, h := range r.guard.Holds() {
-			all = append(all, Hold{Registry: r.name, Hold: h})
-		}
-	}
-	return all
 }

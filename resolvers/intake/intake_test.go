@@ -119,8 +119,14 @@ type bench struct {
 
 func begin(t *testing.T, registries ...Registry) *bench {
 	t.Helper()
+	return deciding(t, nil, registries...)
+}
+
+// deciding is begin with somebody who decides on removals.
+func deciding(t *testing.T, verdict func(time.Time) func(catalog.ID) guard.Word, registries ...Registry) *bench {
+	t.Helper()
 	b := &bench{metrics: prometheus.NewRegistry(), lists: map[catalog.Name]List{}}
-	in, err := New(Config{Cluster: "east", Registries: registries, Open: true}, Deps{Log: testkit.Quiet(), Metrics: NewMetrics(b.metrics)})
+	in, err := New(Config{Cluster: "east", Registries: registries, Open: true}, Deps{Log: testkit.Quiet(), Metrics: NewMetrics(b.metrics), Verdict: verdict})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -55,7 +55,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		reads:     counter("reads_total", "Reads of a registry, by result: published, confirmed or failed.", "registry", "result"),
 		coalesced: counter("coalesced_snapshots_total", "Snapshots that a later one replaced before they were looked at.", "registry"),
 		setAside:  counter("set_aside_records_total", "Records set aside, by class, counted at every read that has them.", "registry", "class"),
-		removals:  counter("removals_total", "What became of removals: explicit, passed, held; and of the held: returned, expired, or explicit.", "registry", "verdict"),
+		removals:  counter("removals_total", "What became of removals: explicit, passed, held; and of the held: returned, released, confirmed, followed (the synchronizer's list), expired, or explicit.", "registry", "verdict"),
 		shadowed:  gauge("shadowed_records", "Records hidden by another source's or registry's record of the same instance."),
 		services:  gauge("services", "Services known, by registry.", "registry"),
 		instances: gauge("instances", "Instances believed, by registry, the held ones included.", "registry"),
@@ -71,6 +71,7 @@ type registryMetrics struct {
 	inbox                                     inbox.Counters
 	setAside                                  [classes]prometheus.Counter
 	explicit, passed, held, returned, expired prometheus.Counter
+	released, confirmedHolds, followed        prometheus.Counter
 	services, instances, heldNow, aside       prometheus.Gauge
 	failed, confirmed                         prometheus.Gauge
 }
@@ -88,12 +89,16 @@ func (m *Metrics) of(cluster, registry string) registryMetrics {
 		held:      m.removals.WithLabelValues(cluster, registry, "held"),
 		returned:  m.removals.WithLabelValues(cluster, registry, "returned"),
 		expired:   m.removals.WithLabelValues(cluster, registry, "expired"),
+		released:  m.removals.WithLabelValues(cluster, registry, "released"),
+		followed:  m.removals.WithLabelValues(cluster, registry, "followed"),
 		services:  m.services.WithLabelValues(cluster, registry),
 		instances: m.instances.WithLabelValues(cluster, registry),
 		heldNow:   m.held.WithLabelValues(cluster, registry),
 		aside:     m.aside.WithLabelValues(cluster, registry),
 		failed:    m.failed.WithLabelValues(cluster, registry),
 		confirmed: m.confirmed.WithLabelValues(cluster, registry),
+
+		confirmedHolds: m.removals.WithLabelValues(cluster, registry, "confirmed"),
 	}
 	for class, word := range classWords {
 		out.setAside[class] = m.setAside.WithLabelValues(cluster, registry, word)

@@ -56,6 +56,7 @@ func sameStatus(a, b catalog.RegistryStatus) bool {
 func (i *Intake) read(r *registry, now time.Time, dirty guard.Changes) {
 	updates, h := r.inbox.Take()
 	i.tell(r, h)
+	answered := h.At.After(r.heard.At)
 	r.heard = h
 	heldBefore := r.guard.Counts().Held
 	mark := func(changes guard.Changes) {
@@ -63,7 +64,6 @@ func (i *Intake) read(r *registry, now time.Time, dirty guard.Changes) {
 			dirty[n] = append(dirty[n], ids...)
 		}
 	}
-	mark(r.guard.Expire(now))
 	for _, u := range updates {
 		ours, unusable := r.translate(u)
 		mark(r.guard.Apply(now, ours, unusable...))
@@ -72,6 +72,17 @@ func (i *Intake) read(r *registry, now time.Time, dirty guard.Changes) {
 		ours, _ := r.translate(catalog.Update{Full: true})
 		mark(r.guard.Apply(now, ours))
 		r.emptied = true
+	}
+	if i.verdict != nil && r.guard.Counts().Held > 0 {
+		mark(r.guard.Review(now, i.verdict(now)))
+	}
+	i.release(r, mark)
+	mark(r.guard.Expire(now))
+	switch {
+	case h.Failure != nil:
+		r.guard.Interrupt()
+	case answered:
+		mark(r.guard.Confirm(now))
 	}
 	r.settleStrategies()
 	i.tellHolds(r, heldBefore)
@@ -165,5 +176,8 @@ func (m registryMetrics) removed(counted *guard.Removals, now guard.Removals) {
 	m.held.Add(float64(now.Held - counted.Held))
 	m.returned.Add(float64(now.Returned - counted.Returned))
 	m.expired.Add(float64(now.Expired - counted.Expired))
+	m.released.Add(float64(now.Released - counted.Released))
+	m.confirmedHolds.Add(float64(now.Confirmed - counted.Confirmed))
+	m.followed.Add(float64(now.Followed - counted.Followed))
 	*counted = now
 }

@@ -64,6 +64,7 @@ func (r *reader) union() (lists map[catalog.Name][]*catalog.Instance, shadowed i
 func (r *reader) read() error {
 	before := maps.Clone(r.lists)
 	ch, _ := r.pass(r.now)
+	r.answer()
 	for n, l := range ch.Services {
 		if l.Gone {
 			delete(r.lists, n)
@@ -123,6 +124,8 @@ func (r *reader) play(history []byte) error {
 			r.now = r.now.Add(time.Duration(next()%12) * time.Second)
 		case what%16 == 1:
 			r.Retire(name)
+		case what%16 == 3:
+			r.asked = append(r.asked, &release{filter: Filter{Registry: name}, done: make(chan struct{})})
 		case at < 0 || r.registries[at].retired():
 			if err := r.Add(Registry{Name: name, Resolver: newSaid()}); err != nil {
 				return err

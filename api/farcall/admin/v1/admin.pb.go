@@ -15,6 +15,7 @@ import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -85,7 +86,7 @@ func (x WatchInstancesResponse_Type) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use WatchInstancesResponse_Type.Descriptor instead.
 func (WatchInstancesResponse_Type) EnumDescriptor() ([]byte, []int) {
-	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{28, 0}
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{34, 0}
 }
 
 type PutPolicyRequest struct {
@@ -1100,6 +1101,472 @@ func (x *ListCordonsResponse) GetRevision() uint64 {
 	return 0
 }
 
+// Hold is an instance that is listed although its registry no longer states it.
+type Hold struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Cluster   string                 `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	Registry  string                 `protobuf:"bytes,2,opt,name=registry,proto3" json:"registry,omitempty"`
+	Namespace string                 `protobuf:"bytes,3,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Service   string                 `protobuf:"bytes,4,opt,name=service,proto3" json:"service,omitempty"`
+	// As the registry spells it.
+	Id    string                 `protobuf:"bytes,5,opt,name=id,proto3" json:"id,omitempty"`
+	Since *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=since,proto3" json:"since,omitempty"`
+	// When it ends by itself.
+	Until *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=until,proto3" json:"until,omitempty"`
+	// Why it is held, as a word: burst, catalogue, reset.
+	Reason string `protobuf:"bytes,8,opt,name=reason,proto3" json:"reason,omitempty"`
+	// The same in words.
+	Detail        string `protobuf:"bytes,9,opt,name=detail,proto3" json:"detail,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Hold) Reset() {
+	*x = Hold{}
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Hold) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Hold) ProtoMessage() {}
+
+func (x *Hold) ProtoReflect() protoreflect.Message {
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Hold.ProtoReflect.Descriptor instead.
+func (*Hold) Descriptor() ([]byte, []int) {
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *Hold) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *Hold) GetRegistry() string {
+	if x != nil {
+		return x.Registry
+	}
+	return ""
+}
+
+func (x *Hold) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *Hold) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *Hold) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Hold) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *Hold) GetUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Until
+	}
+	return nil
+}
+
+func (x *Hold) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Hold) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+type ListHoldsRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Cluster   string                 `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	Namespace string                 `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Service   string                 `protobuf:"bytes,3,opt,name=service,proto3" json:"service,omitempty"`
+	// Tell those of the clusters that the one asked owns, and ask nobody. Replicas set this among
+	// themselves.
+	Here          bool `protobuf:"varint,4,opt,name=here,proto3" json:"here,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListHoldsRequest) Reset() {
+	*x = ListHoldsRequest{}
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListHoldsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListHoldsRequest) ProtoMessage() {}
+
+func (x *ListHoldsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListHoldsRequest.ProtoReflect.Descriptor instead.
+func (*ListHoldsRequest) Descriptor() ([]byte, []int) {
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *ListHoldsRequest) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *ListHoldsRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *ListHoldsRequest) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *ListHoldsRequest) GetHere() bool {
+	if x != nil {
+		return x.Here
+	}
+	return false
+}
+
+type ListHoldsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Holds []*Hold                `protobuf:"bytes,1,rep,name=holds,proto3" json:"holds,omitempty"`
+	// How many more there are than one answer can carry.
+	More uint64 `protobuf:"varint,2,opt,name=more,proto3" json:"more,omitempty"`
+	// The clusters that this answer speaks for: one that is here and has no hold holds nothing.
+	Clusters []string `protobuf:"bytes,3,rep,name=clusters,proto3" json:"clusters,omitempty"`
+	// The clusters of which it is not known what they hold.
+	Unknown       []*UnknownHolds `protobuf:"bytes,4,rep,name=unknown,proto3" json:"unknown,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListHoldsResponse) Reset() {
+	*x = ListHoldsResponse{}
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListHoldsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListHoldsResponse) ProtoMessage() {}
+
+func (x *ListHoldsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListHoldsResponse.ProtoReflect.Descriptor instead.
+func (*ListHoldsResponse) Descriptor() ([]byte, []int) {
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *ListHoldsResponse) GetHolds() []*Hold {
+	if x != nil {
+		return x.Holds
+	}
+	return nil
+}
+
+func (x *ListHoldsResponse) GetMore() uint64 {
+	if x != nil {
+		return x.More
+	}
+	return 0
+}
+
+func (x *ListHoldsResponse) GetClusters() []string {
+	if x != nil {
+		return x.Clusters
+	}
+	return nil
+}
+
+func (x *ListHoldsResponse) GetUnknown() []*UnknownHolds {
+	if x != nil {
+		return x.Unknown
+	}
+	return nil
+}
+
+// UnknownHolds is a cluster whose owner did not say what is held.
+type UnknownHolds struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Cluster string                 `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	// The replica that owns it as far as is known; empty where none does.
+	Owner         string `protobuf:"bytes,2,opt,name=owner,proto3" json:"owner,omitempty"`
+	Why           string `protobuf:"bytes,3,opt,name=why,proto3" json:"why,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnknownHolds) Reset() {
+	*x = UnknownHolds{}
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnknownHolds) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnknownHolds) ProtoMessage() {}
+
+func (x *UnknownHolds) ProtoReflect() protoreflect.Message {
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnknownHolds.ProtoReflect.Descriptor instead.
+func (*UnknownHolds) Descriptor() ([]byte, []int) {
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *UnknownHolds) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *UnknownHolds) GetOwner() string {
+	if x != nil {
+		return x.Owner
+	}
+	return ""
+}
+
+func (x *UnknownHolds) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
+// ReleaseHoldRequest names holds of one cluster; fields that are empty name all.
+type ReleaseHoldRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Cluster   string                 `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	Registry  string                 `protobuf:"bytes,2,opt,name=registry,proto3" json:"registry,omitempty"`
+	Namespace string                 `protobuf:"bytes,3,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Service   string                 `protobuf:"bytes,4,opt,name=service,proto3" json:"service,omitempty"`
+	Instance  string                 `protobuf:"bytes,5,opt,name=instance,proto3" json:"instance,omitempty"`
+	// Do it in the one asked, and ask nobody. Replicas set this among themselves.
+	Here          bool `protobuf:"varint,6,opt,name=here,proto3" json:"here,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReleaseHoldRequest) Reset() {
+	*x = ReleaseHoldRequest{}
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReleaseHoldRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReleaseHoldRequest) ProtoMessage() {}
+
+func (x *ReleaseHoldRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReleaseHoldRequest.ProtoReflect.Descriptor instead.
+func (*ReleaseHoldRequest) Descriptor() ([]byte, []int) {
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *ReleaseHoldRequest) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *ReleaseHoldRequest) GetRegistry() string {
+	if x != nil {
+		return x.Registry
+	}
+	return ""
+}
+
+func (x *ReleaseHoldRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *ReleaseHoldRequest) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *ReleaseHoldRequest) GetInstance() string {
+	if x != nil {
+		return x.Instance
+	}
+	return ""
+}
+
+func (x *ReleaseHoldRequest) GetHere() bool {
+	if x != nil {
+		return x.Here
+	}
+	return false
+}
+
+type ReleaseHoldResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many holds ended at the cluster's owner.
+	Released uint64 `protobuf:"varint,1,opt,name=released,proto3" json:"released,omitempty"`
+	// The owner that did it; empty where the one asked with here is not the owner.
+	Owner string `protobuf:"bytes,2,opt,name=owner,proto3" json:"owner,omitempty"`
+	// Replicas that read the cluster too and could not be told: each would hold on for itself if it
+	// took the cluster over.
+	Warnings      []string `protobuf:"bytes,3,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReleaseHoldResponse) Reset() {
+	*x = ReleaseHoldResponse{}
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReleaseHoldResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReleaseHoldResponse) ProtoMessage() {}
+
+func (x *ReleaseHoldResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReleaseHoldResponse.ProtoReflect.Descriptor instead.
+func (*ReleaseHoldResponse) Descriptor() ([]byte, []int) {
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *ReleaseHoldResponse) GetReleased() uint64 {
+	if x != nil {
+		return x.Released
+	}
+	return 0
+}
+
+func (x *ReleaseHoldResponse) GetOwner() string {
+	if x != nil {
+		return x.Owner
+	}
+	return ""
+}
+
+func (x *ReleaseHoldResponse) GetWarnings() []string {
+	if x != nil {
+		return x.Warnings
+	}
+	return nil
+}
+
 // ClusterStatus goes with every list: how much its part of the list may be trusted.
 type ClusterStatus struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
@@ -1114,7 +1581,7 @@ type ClusterStatus struct {
 
 func (x *ClusterStatus) Reset() {
 	*x = ClusterStatus{}
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[17]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1126,7 +1593,7 @@ func (x *ClusterStatus) String() string {
 func (*ClusterStatus) ProtoMessage() {}
 
 func (x *ClusterStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[17]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1139,7 +1606,7 @@ func (x *ClusterStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterStatus.ProtoReflect.Descriptor instead.
 func (*ClusterStatus) Descriptor() ([]byte, []int) {
-	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{17}
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ClusterStatus) GetCluster() string {
@@ -1173,7 +1640,7 @@ type ListClustersRequest struct {
 
 func (x *ListClustersRequest) Reset() {
 	*x = ListClustersRequest{}
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[18]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1185,7 +1652,7 @@ func (x *ListClustersRequest) String() string {
 func (*ListClustersRequest) ProtoMessage() {}
 
 func (x *ListClustersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[18]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1198,7 +1665,7 @@ func (x *ListClustersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListClustersRequest.ProtoReflect.Descriptor instead.
 func (*ListClustersRequest) Descriptor() ([]byte, []int) {
-	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{18}
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ListClustersRequest) GetMaxStaleness() *durationpb.Duration {
@@ -1217,7 +1684,7 @@ type ListClustersResponse struct {
 
 func (x *ListClustersResponse) Reset() {
 	*x = ListClustersResponse{}
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[19]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1229,7 +1696,7 @@ func (x *ListClustersResponse) String() string {
 func (*ListClustersResponse) ProtoMessage() {}
 
 func (x *ListClustersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[19]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1242,7 +1709,7 @@ func (x *ListClustersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListClustersResponse.ProtoReflect.Descriptor instead.
 func (*ListClustersResponse) Descriptor() ([]byte, []int) {
-	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{19}
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ListClustersResponse) GetClusters() []*Cluster {
@@ -1271,7 +1738,7 @@ type Cluster struct {
 
 func (x *Cluster) Reset() {
 	*x = Cluster{}
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[20]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1283,7 +1750,7 @@ func (x *Cluster) String() string {
 func (*Cluster) ProtoMessage() {}
 
 func (x *Cluster) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[20]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1296,7 +1763,7 @@ func (x *Cluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cluster.ProtoReflect.Descriptor instead.
 func (*Cluster) Descriptor() ([]byte, []int) {
-	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{20}
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Cluster) GetName() string {
@@ -1380,7 +1847,7 @@ type ListServicesRequest struct {
 
 func (x *ListServicesRequest) Reset() {
 	*x = ListServicesRequest{}
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[21]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1392,7 +1859,7 @@ func (x *ListServicesRequest) String() string {
 func (*ListServicesRequest) ProtoMessage() {}
 
 func (x *ListServicesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[21]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1405,7 +1872,7 @@ func (x *ListServicesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListServicesRequest.ProtoReflect.Descriptor instead.
 func (*ListServicesRequest) Descriptor() ([]byte, []int) {
-	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{21}
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ListServicesRequest) GetCluster() string {
@@ -1439,7 +1906,7 @@ type ListServicesResponse struct {
 
 func (x *ListServicesResponse) Reset() {
 	*x = ListServicesResponse{}
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[22]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1451,7 +1918,7 @@ func (x *ListServicesResponse) String() string {
 func (*ListServicesResponse) ProtoMessage() {}
 
 func (x *ListServicesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[22]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1464,7 +1931,7 @@ func (x *ListServicesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListServicesResponse.ProtoReflect.Descriptor instead.
 func (*ListServicesResponse) Descriptor() ([]byte, []int) {
-	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{22}
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ListServicesResponse) GetServices() []*Service {
@@ -1492,7 +1959,7 @@ type Service struct {
 
 func (x *Service) Reset() {
 	*x = Service{}
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[23]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1504,7 +1971,7 @@ func (x *Service) String() string {
 func (*Service) ProtoMessage() {}
 
 func (x *Service) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[23]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1517,7 +1984,7 @@ func (x *Service) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Service.ProtoReflect.Descriptor instead.
 func (*Service) Descriptor() ([]byte, []int) {
-	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{23}
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Service) GetNamespace() string {
@@ -1554,7 +2021,7 @@ type ServiceInCluster struct {
 
 func (x *ServiceInCluster) Reset() {
 	*x = ServiceInCluster{}
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[24]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1566,7 +2033,7 @@ func (x *ServiceInCluster) String() string {
 func (*ServiceInCluster) ProtoMessage() {}
 
 func (x *ServiceInCluster) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[24]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1579,7 +2046,7 @@ func (x *ServiceInCluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceInCluster.ProtoReflect.Descriptor instead.
 func (*ServiceInCluster) Descriptor() ([]byte, []int) {
-	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{24}
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ServiceInCluster) GetCluster() string {
@@ -1620,7 +2087,7 @@ type ListInstancesRequest struct {
 
 func (x *ListInstancesRequest) Reset() {
 	*x = ListInstancesRequest{}
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[25]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1632,7 +2099,7 @@ func (x *ListInstancesRequest) String() string {
 func (*ListInstancesRequest) ProtoMessage() {}
 
 func (x *ListInstancesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[25]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1645,7 +2112,7 @@ func (x *ListInstancesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListInstancesRequest.ProtoReflect.Descriptor instead.
 func (*ListInstancesRequest) Descriptor() ([]byte, []int) {
-	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{25}
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ListInstancesRequest) GetCluster() string {
@@ -1708,7 +2175,7 @@ type ListInstancesResponse struct {
 
 func (x *ListInstancesResponse) Reset() {
 	*x = ListInstancesResponse{}
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[26]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1720,7 +2187,7 @@ func (x *ListInstancesResponse) String() string {
 func (*ListInstancesResponse) ProtoMessage() {}
 
 func (x *ListInstancesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[26]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1733,7 +2200,7 @@ func (x *ListInstancesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListInstancesResponse.ProtoReflect.Descriptor instead.
 func (*ListInstancesResponse) Descriptor() ([]byte, []int) {
-	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{26}
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ListInstancesResponse) GetInstances() []*v11.Instance {
@@ -1769,7 +2236,7 @@ type WatchInstancesRequest struct {
 
 func (x *WatchInstancesRequest) Reset() {
 	*x = WatchInstancesRequest{}
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[27]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1781,7 +2248,7 @@ func (x *WatchInstancesRequest) String() string {
 func (*WatchInstancesRequest) ProtoMessage() {}
 
 func (x *WatchInstancesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[27]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1794,7 +2261,7 @@ func (x *WatchInstancesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchInstancesRequest.ProtoReflect.Descriptor instead.
 func (*WatchInstancesRequest) Descriptor() ([]byte, []int) {
-	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{27}
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *WatchInstancesRequest) GetCluster() string {
@@ -1836,7 +2303,7 @@ type WatchInstancesResponse struct {
 
 func (x *WatchInstancesResponse) Reset() {
 	*x = WatchInstancesResponse{}
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[28]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1848,7 +2315,7 @@ func (x *WatchInstancesResponse) String() string {
 func (*WatchInstancesResponse) ProtoMessage() {}
 
 func (x *WatchInstancesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[28]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1861,7 +2328,7 @@ func (x *WatchInstancesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchInstancesResponse.ProtoReflect.Descriptor instead.
 func (*WatchInstancesResponse) Descriptor() ([]byte, []int) {
-	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{28}
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *WatchInstancesResponse) GetType() WatchInstancesResponse_Type {
@@ -1894,7 +2361,7 @@ type ListAgentsRequest struct {
 
 func (x *ListAgentsRequest) Reset() {
 	*x = ListAgentsRequest{}
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[29]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1906,7 +2373,7 @@ func (x *ListAgentsRequest) String() string {
 func (*ListAgentsRequest) ProtoMessage() {}
 
 func (x *ListAgentsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[29]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1919,7 +2386,7 @@ func (x *ListAgentsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAgentsRequest.ProtoReflect.Descriptor instead.
 func (*ListAgentsRequest) Descriptor() ([]byte, []int) {
-	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{29}
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ListAgentsRequest) GetCluster() string {
@@ -1938,7 +2405,7 @@ type ListAgentsResponse struct {
 
 func (x *ListAgentsResponse) Reset() {
 	*x = ListAgentsResponse{}
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[30]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1950,7 +2417,7 @@ func (x *ListAgentsResponse) String() string {
 func (*ListAgentsResponse) ProtoMessage() {}
 
 func (x *ListAgentsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[30]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1963,7 +2430,7 @@ func (x *ListAgentsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAgentsResponse.ProtoReflect.Descriptor instead.
 func (*ListAgentsResponse) Descriptor() ([]byte, []int) {
-	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{30}
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ListAgentsResponse) GetAgents() []*AgentStatus {
@@ -1989,7 +2456,7 @@ type AgentStatus struct {
 
 func (x *AgentStatus) Reset() {
 	*x = AgentStatus{}
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[31]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2001,7 +2468,7 @@ func (x *AgentStatus) String() string {
 func (*AgentStatus) ProtoMessage() {}
 
 func (x *AgentStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[31]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2014,7 +2481,7 @@ func (x *AgentStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentStatus.ProtoReflect.Descriptor instead.
 func (*AgentStatus) Descriptor() ([]byte, []int) {
-	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{31}
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *AgentStatus) GetAgent() *v11.Agent {
@@ -2068,7 +2535,7 @@ type ExplainRequest struct {
 
 func (x *ExplainRequest) Reset() {
 	*x = ExplainRequest{}
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[32]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2080,7 +2547,7 @@ func (x *ExplainRequest) String() string {
 func (*ExplainRequest) ProtoMessage() {}
 
 func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[32]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2093,7 +2560,7 @@ func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
 func (*ExplainRequest) Descriptor() ([]byte, []int) {
-	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{32}
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ExplainRequest) GetService() string {
@@ -2186,7 +2653,7 @@ type ExplainResponse struct {
 
 func (x *ExplainResponse) Reset() {
 	*x = ExplainResponse{}
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[33]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2198,7 +2665,7 @@ func (x *ExplainResponse) String() string {
 func (*ExplainResponse) ProtoMessage() {}
 
 func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[33]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2211,7 +2678,7 @@ func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
 func (*ExplainResponse) Descriptor() ([]byte, []int) {
-	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{33}
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ExplainResponse) GetNamespace() string {
@@ -2333,7 +2800,7 @@ type Setting struct {
 
 func (x *Setting) Reset() {
 	*x = Setting{}
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[34]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2345,7 +2812,7 @@ func (x *Setting) String() string {
 func (*Setting) ProtoMessage() {}
 
 func (x *Setting) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[34]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2358,7 +2825,7 @@ func (x *Setting) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Setting.ProtoReflect.Descriptor instead.
 func (*Setting) Descriptor() ([]byte, []int) {
-	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{34}
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Setting) GetKey() string {
@@ -2398,7 +2865,7 @@ type Tier struct {
 
 func (x *Tier) Reset() {
 	*x = Tier{}
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[35]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2410,7 +2877,7 @@ func (x *Tier) String() string {
 func (*Tier) ProtoMessage() {}
 
 func (x *Tier) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[35]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2423,7 +2890,7 @@ func (x *Tier) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tier.ProtoReflect.Descriptor instead.
 func (*Tier) Descriptor() ([]byte, []int) {
-	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{35}
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Tier) GetName() string {
@@ -2487,7 +2954,7 @@ type ExplainedInstance struct {
 
 func (x *ExplainedInstance) Reset() {
 	*x = ExplainedInstance{}
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[36]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2499,7 +2966,7 @@ func (x *ExplainedInstance) String() string {
 func (*ExplainedInstance) ProtoMessage() {}
 
 func (x *ExplainedInstance) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[36]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2512,7 +2979,7 @@ func (x *ExplainedInstance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainedInstance.ProtoReflect.Descriptor instead.
 func (*ExplainedInstance) Descriptor() ([]byte, []int) {
-	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{36}
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ExplainedInstance) GetInstance() *v11.Instance {
@@ -2589,7 +3056,7 @@ var File_farcall_admin_v1_admin_proto protoreflect.FileDescriptor
 
 const file_farcall_admin_v1_admin_proto_rawDesc = "" +
 	"\n" +
-	"\x1cfarcall/admin/v1/admin.proto\x12\x10farcall.admin.v1\x1a farcall/catalog/v1/catalog.proto\x1a\x1efarcall/policy/v1/policy.proto\x1a\x1cfarcall/store/v1/store.proto\x1a\x1egoogle/protobuf/duration.proto\"{\n" +
+	"\x1cfarcall/admin/v1/admin.proto\x12\x10farcall.admin.v1\x1a farcall/catalog/v1/catalog.proto\x1a\x1efarcall/policy/v1/policy.proto\x1a\x1cfarcall/store/v1/store.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"{\n" +
 	"\x10PutPolicyRequest\x121\n" +
 	"\x06policy\x18\x01 \x01(\v2\x19.farcall.policy.v1.PolicyR\x06policy\x12$\n" +
 	"\vif_revision\x18\x02 \x01(\x04H\x00R\n" +
@@ -2658,7 +3125,42 @@ const file_farcall_admin_v1_admin_proto_rawDesc = "" +
 	"\x12ListCordonsRequest\"f\n" +
 	"\x13ListCordonsResponse\x123\n" +
 	"\acordons\x18\x01 \x03(\v2\x19.farcall.policy.v1.CordonR\acordons\x12\x1a\n" +
-	"\brevision\x18\x02 \x01(\x04R\brevision\"\x8e\x01\n" +
+	"\brevision\x18\x02 \x01(\x04R\brevision\"\x98\x02\n" +
+	"\x04Hold\x12\x18\n" +
+	"\acluster\x18\x01 \x01(\tR\acluster\x12\x1a\n" +
+	"\bregistry\x18\x02 \x01(\tR\bregistry\x12\x1c\n" +
+	"\tnamespace\x18\x03 \x01(\tR\tnamespace\x12\x18\n" +
+	"\aservice\x18\x04 \x01(\tR\aservice\x12\x0e\n" +
+	"\x02id\x18\x05 \x01(\tR\x02id\x120\n" +
+	"\x05since\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x120\n" +
+	"\x05until\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\x05until\x12\x16\n" +
+	"\x06reason\x18\b \x01(\tR\x06reason\x12\x16\n" +
+	"\x06detail\x18\t \x01(\tR\x06detail\"x\n" +
+	"\x10ListHoldsRequest\x12\x18\n" +
+	"\acluster\x18\x01 \x01(\tR\acluster\x12\x1c\n" +
+	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x18\n" +
+	"\aservice\x18\x03 \x01(\tR\aservice\x12\x12\n" +
+	"\x04here\x18\x04 \x01(\bR\x04here\"\xab\x01\n" +
+	"\x11ListHoldsResponse\x12,\n" +
+	"\x05holds\x18\x01 \x03(\v2\x16.farcall.admin.v1.HoldR\x05holds\x12\x12\n" +
+	"\x04more\x18\x02 \x01(\x04R\x04more\x12\x1a\n" +
+	"\bclusters\x18\x03 \x03(\tR\bclusters\x128\n" +
+	"\aunknown\x18\x04 \x03(\v2\x1e.farcall.admin.v1.UnknownHoldsR\aunknown\"P\n" +
+	"\fUnknownHolds\x12\x18\n" +
+	"\acluster\x18\x01 \x01(\tR\acluster\x12\x14\n" +
+	"\x05owner\x18\x02 \x01(\tR\x05owner\x12\x10\n" +
+	"\x03why\x18\x03 \x01(\tR\x03why\"\xb2\x01\n" +
+	"\x12ReleaseHoldRequest\x12\x18\n" +
+	"\acluster\x18\x01 \x01(\tR\acluster\x12\x1a\n" +
+	"\bregistry\x18\x02 \x01(\tR\bregistry\x12\x1c\n" +
+	"\tnamespace\x18\x03 \x01(\tR\tnamespace\x12\x18\n" +
+	"\aservice\x18\x04 \x01(\tR\aservice\x12\x1a\n" +
+	"\binstance\x18\x05 \x01(\tR\binstance\x12\x12\n" +
+	"\x04here\x18\x06 \x01(\bR\x04here\"c\n" +
+	"\x13ReleaseHoldResponse\x12\x1a\n" +
+	"\breleased\x18\x01 \x01(\x04R\breleased\x12\x14\n" +
+	"\x05owner\x18\x02 \x01(\tR\x05owner\x12\x1a\n" +
+	"\bwarnings\x18\x03 \x03(\tR\bwarnings\"\x8e\x01\n" +
 	"\rClusterStatus\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x126\n" +
 	"\x05state\x18\x02 \x01(\x0e2 .farcall.catalog.v1.ClusterStateR\x05state\x12+\n" +
@@ -2789,7 +3291,8 @@ const file_farcall_admin_v1_admin_proto_rawDesc = "" +
 	"\x04dial\x18\b \x01(\tR\x04dial\x12\x16\n" +
 	"\x06weight\x18\t \x01(\x01R\x06weight\x12\x14\n" +
 	"\x05share\x18\n" +
-	" \x01(\x01R\x05share2\xa9\t\n" +
+	" \x01(\x01R\x05share2\xdb\n" +
+	"\n" +
 	"\x05Admin\x12]\n" +
 	"\fListClusters\x12%.farcall.admin.v1.ListClustersRequest\x1a&.farcall.admin.v1.ListClustersResponse\x12]\n" +
 	"\fListServices\x12%.farcall.admin.v1.ListServicesRequest\x1a&.farcall.admin.v1.ListServicesResponse\x12`\n" +
@@ -2804,7 +3307,9 @@ const file_farcall_admin_v1_admin_proto_rawDesc = "" +
 	"\rPreviewPolicy\x12&.farcall.admin.v1.PreviewPolicyRequest\x1a'.farcall.admin.v1.PreviewPolicyResponse\x12K\n" +
 	"\x06Cordon\x12\x1f.farcall.admin.v1.CordonRequest\x1a .farcall.admin.v1.CordonResponse\x12Q\n" +
 	"\bUncordon\x12!.farcall.admin.v1.UncordonRequest\x1a\".farcall.admin.v1.UncordonResponse\x12Z\n" +
-	"\vListCordons\x12$.farcall.admin.v1.ListCordonsRequest\x1a%.farcall.admin.v1.ListCordonsResponseB9Z7github.com/farcall/farcall/api/farcall/admin/v1;adminv1b\x06proto3"
+	"\vListCordons\x12$.farcall.admin.v1.ListCordonsRequest\x1a%.farcall.admin.v1.ListCordonsResponse\x12T\n" +
+	"\tListHolds\x12\".farcall.admin.v1.ListHoldsRequest\x1a#.farcall.admin.v1.ListHoldsResponse\x12Z\n" +
+	"\vReleaseHold\x12$.farcall.admin.v1.ReleaseHoldRequest\x1a%.farcall.admin.v1.ReleaseHoldResponseB9Z7github.com/farcall/farcall/api/farcall/admin/v1;adminv1b\x06proto3"
 
 var (
 	file_farcall_admin_v1_admin_proto_rawDescOnce sync.Once
@@ -2819,7 +3324,7 @@ func file_farcall_admin_v1_admin_proto_rawDescGZIP() []byte {
 }
 
 var file_farcall_admin_v1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_farcall_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
+var file_farcall_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
 var file_farcall_admin_v1_admin_proto_goTypes = []any{
 	(WatchInstancesResponse_Type)(0), // 0: farcall.admin.v1.WatchInstancesResponse.Type
 	(*PutPolicyRequest)(nil),         // 1: farcall.admin.v1.PutPolicyRequest
@@ -2839,113 +3344,128 @@ var file_farcall_admin_v1_admin_proto_goTypes = []any{
 	(*UncordonResponse)(nil),         // 15: farcall.admin.v1.UncordonResponse
 	(*ListCordonsRequest)(nil),       // 16: farcall.admin.v1.ListCordonsRequest
 	(*ListCordonsResponse)(nil),      // 17: farcall.admin.v1.ListCordonsResponse
-	(*ClusterStatus)(nil),            // 18: farcall.admin.v1.ClusterStatus
-	(*ListClustersRequest)(nil),      // 19: farcall.admin.v1.ListClustersRequest
-	(*ListClustersResponse)(nil),     // 20: farcall.admin.v1.ListClustersResponse
-	(*Cluster)(nil),                  // 21: farcall.admin.v1.Cluster
-	(*ListServicesRequest)(nil),      // 22: farcall.admin.v1.ListServicesRequest
-	(*ListServicesResponse)(nil),     // 23: farcall.admin.v1.ListServicesResponse
-	(*Service)(nil),                  // 24: farcall.admin.v1.Service
-	(*ServiceInCluster)(nil),         // 25: farcall.admin.v1.ServiceInCluster
-	(*ListInstancesRequest)(nil),     // 26: farcall.admin.v1.ListInstancesRequest
-	(*ListInstancesResponse)(nil),    // 27: farcall.admin.v1.ListInstancesResponse
-	(*WatchInstancesRequest)(nil),    // 28: farcall.admin.v1.WatchInstancesRequest
-	(*WatchInstancesResponse)(nil),   // 29: farcall.admin.v1.WatchInstancesResponse
-	(*ListAgentsRequest)(nil),        // 30: farcall.admin.v1.ListAgentsRequest
-	(*ListAgentsResponse)(nil),       // 31: farcall.admin.v1.ListAgentsResponse
-	(*AgentStatus)(nil),              // 32: farcall.admin.v1.AgentStatus
-	(*ExplainRequest)(nil),           // 33: farcall.admin.v1.ExplainRequest
-	(*ExplainResponse)(nil),          // 34: farcall.admin.v1.ExplainResponse
-	(*Setting)(nil),                  // 35: farcall.admin.v1.Setting
-	(*Tier)(nil),                     // 36: farcall.admin.v1.Tier
-	(*ExplainedInstance)(nil),        // 37: farcall.admin.v1.ExplainedInstance
-	nil,                              // 38: farcall.admin.v1.Cluster.LabelsEntry
-	(*v1.Policy)(nil),                // 39: farcall.policy.v1.Policy
-	(*v1.Target)(nil),                // 40: farcall.policy.v1.Target
-	(*v1.Cordon)(nil),                // 41: farcall.policy.v1.Cordon
-	(*durationpb.Duration)(nil),      // 42: google.protobuf.Duration
-	(v11.ClusterState)(0),            // 43: farcall.catalog.v1.ClusterState
-	(*v11.Locality)(nil),             // 44: farcall.catalog.v1.Locality
-	(*v12.RegistryStatus)(nil),       // 45: farcall.store.v1.RegistryStatus
-	(v11.Health)(0),                  // 46: farcall.catalog.v1.Health
-	(*v11.Instance)(nil),             // 47: farcall.catalog.v1.Instance
-	(*v11.Agent)(nil),                // 48: farcall.catalog.v1.Agent
+	(*Hold)(nil),                     // 18: farcall.admin.v1.Hold
+	(*ListHoldsRequest)(nil),         // 19: farcall.admin.v1.ListHoldsRequest
+	(*ListHoldsResponse)(nil),        // 20: farcall.admin.v1.ListHoldsResponse
+	(*UnknownHolds)(nil),             // 21: farcall.admin.v1.UnknownHolds
+	(*ReleaseHoldRequest)(nil),       // 22: farcall.admin.v1.ReleaseHoldRequest
+	(*ReleaseHoldResponse)(nil),      // 23: farcall.admin.v1.ReleaseHoldResponse
+	(*ClusterStatus)(nil),            // 24: farcall.admin.v1.ClusterStatus
+	(*ListClustersRequest)(nil),      // 25: farcall.admin.v1.ListClustersRequest
+	(*ListClustersResponse)(nil),     // 26: farcall.admin.v1.ListClustersResponse
+	(*Cluster)(nil),                  // 27: farcall.admin.v1.Cluster
+	(*ListServicesRequest)(nil),      // 28: farcall.admin.v1.ListServicesRequest
+	(*ListServicesResponse)(nil),     // 29: farcall.admin.v1.ListServicesResponse
+	(*Service)(nil),                  // 30: farcall.admin.v1.Service
+	(*ServiceInCluster)(nil),         // 31: farcall.admin.v1.ServiceInCluster
+	(*ListInstancesRequest)(nil),     // 32: farcall.admin.v1.ListInstancesRequest
+	(*ListInstancesResponse)(nil),    // 33: farcall.admin.v1.ListInstancesResponse
+	(*WatchInstancesRequest)(nil),    // 34: farcall.admin.v1.WatchInstancesRequest
+	(*WatchInstancesResponse)(nil),   // 35: farcall.admin.v1.WatchInstancesResponse
+	(*ListAgentsRequest)(nil),        // 36: farcall.admin.v1.ListAgentsRequest
+	(*ListAgentsResponse)(nil),       // 37: farcall.admin.v1.ListAgentsResponse
+	(*AgentStatus)(nil),              // 38: farcall.admin.v1.AgentStatus
+	(*ExplainRequest)(nil),           // 39: farcall.admin.v1.ExplainRequest
+	(*ExplainResponse)(nil),          // 40: farcall.admin.v1.ExplainResponse
+	(*Setting)(nil),                  // 41: farcall.admin.v1.Setting
+	(*Tier)(nil),                     // 42: farcall.admin.v1.Tier
+	(*ExplainedInstance)(nil),        // 43: farcall.admin.v1.ExplainedInstance
+	nil,                              // 44: farcall.admin.v1.Cluster.LabelsEntry
+	(*v1.Policy)(nil),                // 45: farcall.policy.v1.Policy
+	(*v1.Target)(nil),                // 46: farcall.policy.v1.Target
+	(*v1.Cordon)(nil),                // 47: farcall.policy.v1.Cordon
+	(*durationpb.Duration)(nil),      // 48: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),    // 49: google.protobuf.Timestamp
+	(v11.ClusterState)(0),            // 50: farcall.catalog.v1.ClusterState
+	(*v11.Locality)(nil),             // 51: farcall.catalog.v1.Locality
+	(*v12.RegistryStatus)(nil),       // 52: farcall.store.v1.RegistryStatus
+	(v11.Health)(0),                  // 53: farcall.catalog.v1.Health
+	(*v11.Instance)(nil),             // 54: farcall.catalog.v1.Instance
+	(*v11.Agent)(nil),                // 55: farcall.catalog.v1.Agent
 }
 var file_farcall_admin_v1_admin_proto_depIdxs = []int32{
-	39, // 0: farcall.admin.v1.PutPolicyRequest.policy:type_name -> farcall.policy.v1.Policy
-	39, // 1: farcall.admin.v1.PutPolicyResponse.policy:type_name -> farcall.policy.v1.Policy
-	40, // 2: farcall.admin.v1.DeletePolicyRequest.target:type_name -> farcall.policy.v1.Target
+	45, // 0: farcall.admin.v1.PutPolicyRequest.policy:type_name -> farcall.policy.v1.Policy
+	45, // 1: farcall.admin.v1.PutPolicyResponse.policy:type_name -> farcall.policy.v1.Policy
+	46, // 2: farcall.admin.v1.DeletePolicyRequest.target:type_name -> farcall.policy.v1.Target
 	7,  // 3: farcall.admin.v1.ListPoliciesResponse.policies:type_name -> farcall.admin.v1.PolicyStatus
-	39, // 4: farcall.admin.v1.PolicyStatus.policy:type_name -> farcall.policy.v1.Policy
-	39, // 5: farcall.admin.v1.PreviewPolicyRequest.policy:type_name -> farcall.policy.v1.Policy
+	45, // 4: farcall.admin.v1.PolicyStatus.policy:type_name -> farcall.policy.v1.Policy
+	45, // 5: farcall.admin.v1.PreviewPolicyRequest.policy:type_name -> farcall.policy.v1.Policy
 	10, // 6: farcall.admin.v1.PreviewPolicyResponse.moves:type_name -> farcall.admin.v1.Move
 	11, // 7: farcall.admin.v1.Move.clusters:type_name -> farcall.admin.v1.Shift
-	41, // 8: farcall.admin.v1.CordonRequest.cordon:type_name -> farcall.policy.v1.Cordon
-	42, // 9: farcall.admin.v1.CordonRequest.ttl:type_name -> google.protobuf.Duration
-	41, // 10: farcall.admin.v1.CordonResponse.cordon:type_name -> farcall.policy.v1.Cordon
-	41, // 11: farcall.admin.v1.ListCordonsResponse.cordons:type_name -> farcall.policy.v1.Cordon
-	43, // 12: farcall.admin.v1.ClusterStatus.state:type_name -> farcall.catalog.v1.ClusterState
-	42, // 13: farcall.admin.v1.ClusterStatus.age:type_name -> google.protobuf.Duration
-	42, // 14: farcall.admin.v1.ListClustersRequest.max_staleness:type_name -> google.protobuf.Duration
-	21, // 15: farcall.admin.v1.ListClustersResponse.clusters:type_name -> farcall.admin.v1.Cluster
-	43, // 16: farcall.admin.v1.Cluster.state:type_name -> farcall.catalog.v1.ClusterState
-	42, // 17: farcall.admin.v1.Cluster.age:type_name -> google.protobuf.Duration
-	44, // 18: farcall.admin.v1.Cluster.locality:type_name -> farcall.catalog.v1.Locality
-	38, // 19: farcall.admin.v1.Cluster.labels:type_name -> farcall.admin.v1.Cluster.LabelsEntry
-	45, // 20: farcall.admin.v1.Cluster.registries:type_name -> farcall.store.v1.RegistryStatus
-	42, // 21: farcall.admin.v1.ListServicesRequest.max_staleness:type_name -> google.protobuf.Duration
-	24, // 22: farcall.admin.v1.ListServicesResponse.services:type_name -> farcall.admin.v1.Service
-	18, // 23: farcall.admin.v1.ListServicesResponse.clusters:type_name -> farcall.admin.v1.ClusterStatus
-	25, // 24: farcall.admin.v1.Service.clusters:type_name -> farcall.admin.v1.ServiceInCluster
-	46, // 25: farcall.admin.v1.ListInstancesRequest.health:type_name -> farcall.catalog.v1.Health
-	42, // 26: farcall.admin.v1.ListInstancesRequest.max_staleness:type_name -> google.protobuf.Duration
-	47, // 27: farcall.admin.v1.ListInstancesResponse.instances:type_name -> farcall.catalog.v1.Instance
-	18, // 28: farcall.admin.v1.ListInstancesResponse.clusters:type_name -> farcall.admin.v1.ClusterStatus
-	46, // 29: farcall.admin.v1.WatchInstancesRequest.health:type_name -> farcall.catalog.v1.Health
-	0,  // 30: farcall.admin.v1.WatchInstancesResponse.type:type_name -> farcall.admin.v1.WatchInstancesResponse.Type
-	47, // 31: farcall.admin.v1.WatchInstancesResponse.instance:type_name -> farcall.catalog.v1.Instance
-	18, // 32: farcall.admin.v1.WatchInstancesResponse.cluster:type_name -> farcall.admin.v1.ClusterStatus
-	32, // 33: farcall.admin.v1.ListAgentsResponse.agents:type_name -> farcall.admin.v1.AgentStatus
-	48, // 34: farcall.admin.v1.AgentStatus.agent:type_name -> farcall.catalog.v1.Agent
-	39, // 35: farcall.admin.v1.ExplainRequest.policy:type_name -> farcall.policy.v1.Policy
-	36, // 36: farcall.admin.v1.ExplainResponse.tiers:type_name -> farcall.admin.v1.Tier
-	37, // 37: farcall.admin.v1.ExplainResponse.instances:type_name -> farcall.admin.v1.ExplainedInstance
-	18, // 38: farcall.admin.v1.ExplainResponse.clusters:type_name -> farcall.admin.v1.ClusterStatus
-	35, // 39: farcall.admin.v1.ExplainResponse.settings:type_name -> farcall.admin.v1.Setting
-	47, // 40: farcall.admin.v1.ExplainedInstance.instance:type_name -> farcall.catalog.v1.Instance
-	43, // 41: farcall.admin.v1.ExplainedInstance.cluster_state:type_name -> farcall.catalog.v1.ClusterState
-	42, // 42: farcall.admin.v1.ExplainedInstance.age:type_name -> google.protobuf.Duration
-	19, // 43: farcall.admin.v1.Admin.ListClusters:input_type -> farcall.admin.v1.ListClustersRequest
-	22, // 44: farcall.admin.v1.Admin.ListServices:input_type -> farcall.admin.v1.ListServicesRequest
-	26, // 45: farcall.admin.v1.Admin.ListInstances:input_type -> farcall.admin.v1.ListInstancesRequest
-	28, // 46: farcall.admin.v1.Admin.WatchInstances:input_type -> farcall.admin.v1.WatchInstancesRequest
-	30, // 47: farcall.admin.v1.Admin.ListAgents:input_type -> farcall.admin.v1.ListAgentsRequest
-	33, // 48: farcall.admin.v1.Admin.Explain:input_type -> farcall.admin.v1.ExplainRequest
-	1,  // 49: farcall.admin.v1.Admin.PutPolicy:input_type -> farcall.admin.v1.PutPolicyRequest
-	3,  // 50: farcall.admin.v1.Admin.DeletePolicy:input_type -> farcall.admin.v1.DeletePolicyRequest
-	5,  // 51: farcall.admin.v1.Admin.ListPolicies:input_type -> farcall.admin.v1.ListPoliciesRequest
-	8,  // 52: farcall.admin.v1.Admin.PreviewPolicy:input_type -> farcall.admin.v1.PreviewPolicyRequest
-	12, // 53: farcall.admin.v1.Admin.Cordon:input_type -> farcall.admin.v1.CordonRequest
-	14, // 54: farcall.admin.v1.Admin.Uncordon:input_type -> farcall.admin.v1.UncordonRequest
-	16, // 55: farcall.admin.v1.Admin.ListCordons:input_type -> farcall.admin.v1.ListCordonsRequest
-	20, // 56: farcall.admin.v1.Admin.ListClusters:output_type -> farcall.admin.v1.ListClustersResponse
-	23, // 57: farcall.admin.v1.Admin.ListServices:output_type -> farcall.admin.v1.ListServicesResponse
-	27, // 58: farcall.admin.v1.Admin.ListInstances:output_type -> farcall.admin.v1.ListInstancesResponse
-	29, // 59: farcall.admin.v1.Admin.WatchInstances:output_type -> farcall.admin.v1.WatchInstancesResponse
-	31, // 60: farcall.admin.v1.Admin.ListAgents:output_type -> farcall.admin.v1.ListAgentsResponse
-	34, // 61: farcall.admin.v1.Admin.Explain:output_type -> farcall.admin.v1.ExplainResponse
-	2,  // 62: farcall.admin.v1.Admin.PutPolicy:output_type -> farcall.admin.v1.PutPolicyResponse
-	4,  // 63: farcall.admin.v1.Admin.DeletePolicy:output_type -> farcall.admin.v1.DeletePolicyResponse
-	6,  // 64: farcall.admin.v1.Admin.ListPolicies:output_type -> farcall.admin.v1.ListPoliciesResponse
-	9,  // 65: farcall.admin.v1.Admin.PreviewPolicy:output_type -> farcall.admin.v1.PreviewPolicyResponse
-	13, // 66: farcall.admin.v1.Admin.Cordon:output_type -> farcall.admin.v1.CordonResponse
-	15, // 67: farcall.admin.v1.Admin.Uncordon:output_type -> farcall.admin.v1.UncordonResponse
-	17, // 68: farcall.admin.v1.Admin.ListCordons:output_type -> farcall.admin.v1.ListCordonsResponse
-	56, // [56:69] is the sub-list for method output_type
-	43, // [43:56] is the sub-list for method input_type
-	43, // [43:43] is the sub-list for extension type_name
-	43, // [43:43] is the sub-list for extension extendee
-	0,  // [0:43] is the sub-list for field type_name
+	47, // 8: farcall.admin.v1.CordonRequest.cordon:type_name -> farcall.policy.v1.Cordon
+	48, // 9: farcall.admin.v1.CordonRequest.ttl:type_name -> google.protobuf.Duration
+	47, // 10: farcall.admin.v1.CordonResponse.cordon:type_name -> farcall.policy.v1.Cordon
+	47, // 11: farcall.admin.v1.ListCordonsResponse.cordons:type_name -> farcall.policy.v1.Cordon
+	49, // 12: farcall.admin.v1.Hold.since:type_name -> google.protobuf.Timestamp
+	49, // 13: farcall.admin.v1.Hold.until:type_name -> google.protobuf.Timestamp
+	18, // 14: farcall.admin.v1.ListHoldsResponse.holds:type_name -> farcall.admin.v1.Hold
+	21, // 15: farcall.admin.v1.ListHoldsResponse.unknown:type_name -> farcall.admin.v1.UnknownHolds
+	50, // 16: farcall.admin.v1.ClusterStatus.state:type_name -> farcall.catalog.v1.ClusterState
+	48, // 17: farcall.admin.v1.ClusterStatus.age:type_name -> google.protobuf.Duration
+	48, // 18: farcall.admin.v1.ListClustersRequest.max_staleness:type_name -> google.protobuf.Duration
+	27, // 19: farcall.admin.v1.ListClustersResponse.clusters:type_name -> farcall.admin.v1.Cluster
+	50, // 20: farcall.admin.v1.Cluster.state:type_name -> farcall.catalog.v1.ClusterState
+	48, // 21: farcall.admin.v1.Cluster.age:type_name -> google.protobuf.Duration
+	51, // 22: farcall.admin.v1.Cluster.locality:type_name -> farcall.catalog.v1.Locality
+	44, // 23: farcall.admin.v1.Cluster.labels:type_name -> farcall.admin.v1.Cluster.LabelsEntry
+	52, // 24: farcall.admin.v1.Cluster.registries:type_name -> farcall.store.v1.RegistryStatus
+	48, // 25: farcall.admin.v1.ListServicesRequest.max_staleness:type_name -> google.protobuf.Duration
+	30, // 26: farcall.admin.v1.ListServicesResponse.services:type_name -> farcall.admin.v1.Service
+	24, // 27: farcall.admin.v1.ListServicesResponse.clusters:type_name -> farcall.admin.v1.ClusterStatus
+	31, // 28: farcall.admin.v1.Service.clusters:type_name -> farcall.admin.v1.ServiceInCluster
+	53, // 29: farcall.admin.v1.ListInstancesRequest.health:type_name -> farcall.catalog.v1.Health
+	48, // 30: farcall.admin.v1.ListInstancesRequest.max_staleness:type_name -> google.protobuf.Duration
+	54, // 31: farcall.admin.v1.ListInstancesResponse.instances:type_name -> farcall.catalog.v1.Instance
+	24, // 32: farcall.admin.v1.ListInstancesResponse.clusters:type_name -> farcall.admin.v1.ClusterStatus
+	53, // 33: farcall.admin.v1.WatchInstancesRequest.health:type_name -> farcall.catalog.v1.Health
+	0,  // 34: farcall.admin.v1.WatchInstancesResponse.type:type_name -> farcall.admin.v1.WatchInstancesResponse.Type
+	54, // 35: farcall.admin.v1.WatchInstancesResponse.instance:type_name -> farcall.catalog.v1.Instance
+	24, // 36: farcall.admin.v1.WatchInstancesResponse.cluster:type_name -> farcall.admin.v1.ClusterStatus
+	38, // 37: farcall.admin.v1.ListAgentsResponse.agents:type_name -> farcall.admin.v1.AgentStatus
+	55, // 38: farcall.admin.v1.AgentStatus.agent:type_name -> farcall.catalog.v1.Agent
+	45, // 39: farcall.admin.v1.ExplainRequest.policy:type_name -> farcall.policy.v1.Policy
+	42, // 40: farcall.admin.v1.ExplainResponse.tiers:type_name -> farcall.admin.v1.Tier
+	43, // 41: farcall.admin.v1.ExplainResponse.instances:type_name -> farcall.admin.v1.ExplainedInstance
+	24, // 42: farcall.admin.v1.ExplainResponse.clusters:type_name -> farcall.admin.v1.ClusterStatus
+	41, // 43: farcall.admin.v1.ExplainResponse.settings:type_name -> farcall.admin.v1.Setting
+	54, // 44: farcall.admin.v1.ExplainedInstance.instance:type_name -> farcall.catalog.v1.Instance
+	50, // 45: farcall.admin.v1.ExplainedInstance.cluster_state:type_name -> farcall.catalog.v1.ClusterState
+	48, // 46: farcall.admin.v1.ExplainedInstance.age:type_name -> google.protobuf.Duration
+	25, // 47: farcall.admin.v1.Admin.ListClusters:input_type -> farcall.admin.v1.ListClustersRequest
+	28, // 48: farcall.admin.v1.Admin.ListServices:input_type -> farcall.admin.v1.ListServicesRequest
+	32, // 49: farcall.admin.v1.Admin.ListInstances:input_type -> farcall.admin.v1.ListInstancesRequest
+	34, // 50: farcall.admin.v1.Admin.WatchInstances:input_type -> farcall.admin.v1.WatchInstancesRequest
+	36, // 51: farcall.admin.v1.Admin.ListAgents:input_type -> farcall.admin.v1.ListAgentsRequest
+	39, // 52: farcall.admin.v1.Admin.Explain:input_type -> farcall.admin.v1.ExplainRequest
+	1,  // 53: farcall.admin.v1.Admin.PutPolicy:input_type -> farcall.admin.v1.PutPolicyRequest
+	3,  // 54: farcall.admin.v1.Admin.DeletePolicy:input_type -> farcall.admin.v1.DeletePolicyRequest
+	5,  // 55: farcall.admin.v1.Admin.ListPolicies:input_type -> farcall.admin.v1.ListPoliciesRequest
+	8,  // 56: farcall.admin.v1.Admin.PreviewPolicy:input_type -> farcall.admin.v1.PreviewPolicyRequest
+	12, // 57: farcall.admin.v1.Admin.Cordon:input_type -> farcall.admin.v1.CordonRequest
+	14, // 58: farcall.admin.v1.Admin.Uncordon:input_type -> farcall.admin.v1.UncordonRequest
+	16, // 59: farcall.admin.v1.Admin.ListCordons:input_type -> farcall.admin.v1.ListCordonsRequest
+	19, // 60: farcall.admin.v1.Admin.ListHolds:input_type -> farcall.admin.v1.ListHoldsRequest
+	22, // 61: farcall.admin.v1.Admin.ReleaseHold:input_type -> farcall.admin.v1.ReleaseHoldRequest
+	26, // 62: farcall.admin.v1.Admin.ListClusters:output_type -> farcall.admin.v1.ListClustersResponse
+	29, // 63: farcall.admin.v1.Admin.ListServices:output_type -> farcall.admin.v1.ListServicesResponse
+	33, // 64: farcall.admin.v1.Admin.ListInstances:output_type -> farcall.admin.v1.ListInstancesResponse
+	35, // 65: farcall.admin.v1.Admin.WatchInstances:output_type -> farcall.admin.v1.WatchInstancesResponse
+	37, // 66: farcall.admin.v1.Admin.ListAgents:output_type -> farcall.admin.v1.ListAgentsResponse
+	40, // 67: farcall.admin.v1.Admin.Explain:output_type -> farcall.admin.v1.ExplainResponse
+	2,  // 68: farcall.admin.v1.Admin.PutPolicy:output_type -> farcall.admin.v1.PutPolicyResponse
+	4,  // 69: farcall.admin.v1.Admin.DeletePolicy:output_type -> farcall.admin.v1.DeletePolicyResponse
+	6,  // 70: farcall.admin.v1.Admin.ListPolicies:output_type -> farcall.admin.v1.ListPoliciesResponse
+	9,  // 71: farcall.admin.v1.Admin.PreviewPolicy:output_type -> farcall.admin.v1.PreviewPolicyResponse
+	13, // 72: farcall.admin.v1.Admin.Cordon:output_type -> farcall.admin.v1.CordonResponse
+	15, // 73: farcall.admin.v1.Admin.Uncordon:output_type -> farcall.admin.v1.UncordonResponse
+	17, // 74: farcall.admin.v1.Admin.ListCordons:output_type -> farcall.admin.v1.ListCordonsResponse
+	20, // 75: farcall.admin.v1.Admin.ListHolds:output_type -> farcall.admin.v1.ListHoldsResponse
+	23, // 76: farcall.admin.v1.Admin.ReleaseHold:output_type -> farcall.admin.v1.ReleaseHoldResponse
+	62, // [62:77] is the sub-list for method output_type
+	47, // [47:62] is the sub-list for method input_type
+	47, // [47:47] is the sub-list for extension type_name
+	47, // [47:47] is the sub-list for extension extendee
+	0,  // [0:47] is the sub-list for field type_name
 }
 
 func init() { file_farcall_admin_v1_admin_proto_init() }
@@ -2961,7 +3481,7 @@ func file_farcall_admin_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_farcall_admin_v1_admin_proto_rawDesc), len(file_farcall_admin_v1_admin_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   38,
+			NumMessages:   44,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -34,6 +34,8 @@ const (
 	Admin_Cordon_FullMethodName         = "/farcall.admin.v1.Admin/Cordon"
 	Admin_Uncordon_FullMethodName       = "/farcall.admin.v1.Admin/Uncordon"
 	Admin_ListCordons_FullMethodName    = "/farcall.admin.v1.Admin/ListCordons"
+	Admin_ListHolds_FullMethodName      = "/farcall.admin.v1.Admin/ListHolds"
+	Admin_ReleaseHold_FullMethodName    = "/farcall.admin.v1.Admin/ReleaseHold"
 )
 
 // AdminClient is the client API for Admin service.
@@ -66,6 +68,12 @@ type AdminClient interface {
 	// Uncordon takes a cordon back; NOT_FOUND where there is none.
 	Uncordon(ctx context.Context, in *UncordonRequest, opts ...grpc.CallOption) (*UncordonResponse, error)
 	ListCordons(ctx context.Context, in *ListCordonsRequest, opts ...grpc.CallOption) (*ListCordonsResponse, error)
+	// ListHolds lists the removals that a registry seems to have made and that are not believed yet.
+	// Each cluster's are told by the replica that owns it, whichever is asked.
+	ListHolds(ctx context.Context, in *ListHoldsRequest, opts ...grpc.CallOption) (*ListHoldsResponse, error)
+	// ReleaseHold ends holds of one cluster: what they held is gone. NOT_FOUND where nothing that is
+	// held was named; UNAVAILABLE where the cluster's owner did not say that it did it.
+	ReleaseHold(ctx context.Context, in *ReleaseHoldRequest, opts ...grpc.CallOption) (*ReleaseHoldResponse, error)
 }
 
 type adminClient struct {
@@ -215,6 +223,26 @@ func (c *adminClient) ListCordons(ctx context.Context, in *ListCordonsRequest, o
 	return out, nil
 }
 
+func (c *adminClient) ListHolds(ctx context.Context, in *ListHoldsRequest, opts ...grpc.CallOption) (*ListHoldsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListHoldsResponse)
+	err := c.cc.Invoke(ctx, Admin_ListHolds_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminClient) ReleaseHold(ctx context.Context, in *ReleaseHoldRequest, opts ...grpc.CallOption) (*ReleaseHoldResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReleaseHoldResponse)
+	err := c.cc.Invoke(ctx, Admin_ReleaseHold_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AdminServer is the server API for Admin service.
 // All implementations must embed UnimplementedAdminServer
 // for forward compatibility.
@@ -245,6 +273,12 @@ type AdminServer interface {
 	// Uncordon takes a cordon back; NOT_FOUND where there is none.
 	Uncordon(context.Context, *UncordonRequest) (*UncordonResponse, error)
 	ListCordons(context.Context, *ListCordonsRequest) (*ListCordonsResponse, error)
+	// ListHolds lists the removals that a registry seems to have made and that are not believed yet.
+	// Each cluster's are told by the replica that owns it, whichever is asked.
+	ListHolds(context.Context, *ListHoldsRequest) (*ListHoldsResponse, error)
+	// ReleaseHold ends holds of one cluster: what they held is gone. NOT_FOUND where nothing that is
+	// held was named; UNAVAILABLE where the cluster's owner did not say that it did it.
+	ReleaseHold(context.Context, *ReleaseHoldRequest) (*ReleaseHoldResponse, error)
 	mustEmbedUnimplementedAdminServer()
 }
 
@@ -293,6 +327,12 @@ func (UnimplementedAdminServer) Uncordon(context.Context, *UncordonRequest) (*Un
 }
 func (UnimplementedAdminServer) ListCordons(context.Context, *ListCordonsRequest) (*ListCordonsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListCordons not implemented")
+}
+func (UnimplementedAdminServer) ListHolds(context.Context, *ListHoldsRequest) (*ListHoldsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListHolds not implemented")
+}
+func (UnimplementedAdminServer) ReleaseHold(context.Context, *ReleaseHoldRequest) (*ReleaseHoldResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ReleaseHold not implemented")
 }
 func (UnimplementedAdminServer) mustEmbedUnimplementedAdminServer() {}
 func (UnimplementedAdminServer) testEmbeddedByValue()               {}
@@ -542,6 +582,42 @@ func _Admin_ListCordons_Handler(srv interface{}, ctx context.Context, dec func(i
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Admin_ListHolds_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListHoldsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).ListHolds(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_ListHolds_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).ListHolds(ctx, req.(*ListHoldsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Admin_ReleaseHold_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReleaseHoldRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).ReleaseHold(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_ReleaseHold_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).ReleaseHold(ctx, req.(*ReleaseHoldRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Admin_ServiceDesc is the grpc.ServiceDesc for Admin service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -596,6 +672,14 @@ var Admin_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListCordons",
 			Handler:    _Admin_ListCordons_Handler,
+		},
+		{
+			MethodName: "ListHolds",
+			Handler:    _Admin_ListHolds_Handler,
+		},
+		{
+			MethodName: "ReleaseHold",
+			Handler:    _Admin_ReleaseHold_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -1,0 +1,140 @@
+package main
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+
+	adminv1 "github.com/farcall/farcall/api/farcall/admin/v1"
+)
+
+var holdList = &adminv1.ListHoldsResponse{
+	Holds: []*adminv1.Hold{
+		{
+			Cluster: "east", Registry: "consul", Namespace: "default", Service: "cart", Id: "cart-1", Since: ago(2 * time.Hour), Until: ago(-3 * time.Hour),
+			Reason: "catalogue", Detail: "all 6 instances of the registry were gone in one read",
+		},
+		{
+			Cluster: "east", Registry: "consul", Namespace: "shop", Service: "billing", Id: "b\x1b1", Since: ago(2 * time.Hour), Until: ago(-3 * time.Hour),
+			Reason: "catalogue", Detail: "all 6 instances of the registry were gone in one read",
+		},
+		{
+			Cluster: "west", Registry: "it's 1", Namespace: "default", Service: "cart", Id: "9", Since: ago(time.Hour), Until: ago(-5 * time.Hour),
+			Reason: "burst", Detail: "more than 5 removals in 10s",
+		},
+	},
+	Clusters: []string{"east", "west"},
+	More:     7,
+	Unknown:  []*adminv1.UnknownHolds{{Cluster: "edge", Owner: "sync-b", Why: "synchronizer sync-b did not answer in time"}, {Cluster: "new", Why: "nobody owns it"}},
+}
+
+func (f *fakeAdmin) ListHolds(_ context.Context, r *adminv1.ListHoldsRequest) (*adminv1.ListHoldsResponse, error) {
+	if r.GetService() == "none" {
+		return &adminv1.ListHoldsResponse{Clusters: []string{"east"}}, nil
+	}
+	if r.GetCluster() == "" && r.GetNamespace() == "" && r.GetService() == "" {
+		return holdList, nil
+	}
+	out := &adminv1.ListHoldsResponse{}
+	for _, h := range holdList.GetHolds() {
+		if (r.GetCluster() == "" || r.GetCluster() == h.GetCluster()) && (r.GetNamespace() == "" || r.GetNamespace() == h.GetNamespace()) &&
+			(r.GetService() == "" || r.GetService() == h.GetService()) {
+			out.Holds = append(out.Holds, h)
+		}
+	}
+	return out, nil
+}
+
+func (f *fakeAdmin) ReleaseHold(ctx context.Context, r *adminv1.ReleaseHoldRequest) (*adminv1.ReleaseHoldResponse, error) {
+	md, _ := metadata.FromIncomingContext(ctx)
+	if who := author(); who != "" && strings.Join(md.Get("farcall-author"), "") != headerWord(who) {
+		return nil, status.Error(codes.Internal, "it does not say who asks")
+	}
+	f.kept.mu.Lock()
+	defer f.kept.mu.Unlock()
+	f.kept.written = append(f.kept.written, proto.CloneOf(r))
+	if r.GetService() == "crat" {
+		return nil, status.Error(codes.NotFound, `there is no hold in cluster east of default/crat; did you mean "default/cart"?`)
+	}
+	resp := &adminv1.ReleaseHoldResponse{Released: 12, Owner: "sync-a"}
+	if r.GetInstance() != "" {
+		resp.Released = 1
+		resp.Warnings = []string{"synchronizer sync-b did not answer: refused"}
+	}
+	return resp, nil
+}
+
+// ListHolds of a synchronizer that is well.
+func (w *wellAdmin) ListHolds(context.Context, *adminv1.ListHoldsRequest) (*adminv1.ListHoldsResponse, error) {
+	return &adminv1.ListHoldsResponse{Holds: holdList.GetHolds()[:2], Clusters: []string{"east"}}, w.answer()
+}
+
+func TestReleaseHolds(t *testing.T) {
+	for _, c := range []struct {
+		args           string
+		code           int
+		stdout, stderr string
+		want           proto.Message
+	}{
+		{"holds release east", exitOK, "cluster east: 12 holds released by sync-a\n", "", &adminv1.ReleaseHoldRequest{Cluster: "east"}},
+		{
+			"holds release east cart.shop --registry consul", exitOK, "cluster east: 12 holds released by sync-a\n", "",
+			&adminv1.ReleaseHoldRequest{Cluster: "east", Namespace: "shop", Service: "cart", Registry: "consul"},
+		},
+		{
+			"holds release east cart --instance cart-1", exitOK, "cluster east: 1 hold released by sync-a\n",
+			"warning: cluster east: synchronizer sync-b did not answer: refused\n",
+			&adminv1.ReleaseHoldRequest{Cluster: "east", Namespace: "default", Service: "cart", Instance: "cart-1"},
+		},
+		{
+			"holds release east crat", exitRefused, "",
+			"farcall: release holds of east crat: not found: there is no hold in cluster east of default/crat; did you mean \"default/cart\"?\n",
+			&adminv1.ReleaseHoldRequest{Cluster: "east", Namespace: "default", Service: "crat"},
+		},
+	} {
+		t.Run(c.args, func(t *testing.T) {
+			f := &fakeAdmin{}
+			r := farcall(t, "", append([]string{"--server", serve(t, f)}, strings.Fields(c.args)...)...)
+			r.want(t, c.code)
+			if r.stdout != c.stdout || r.stderr != c.stderr {
+				t.Errorf("stdout %q, want %q; stderr %q, want %q", r.stdout, c.stdout, r.stderr, c.stderr)
+			}
+			f.sent(t, c.want)
+		})
+	}
+	r := farcall(t, "", "--server", serve(t, &fakeAdmin{}), "holds", "release", "east", "--instance", "1", "-o", "json")
+	r.want(t, exitOK)
+	got := &adminv1.ReleaseHoldResponse{}
+	if err := protojson.Unmarshal([]byte(r.stdout), got); err != nil || got.GetReleased() != 1 || len(got.GetWarnings()) != 1 || r.stderr != "" {
+		t.Errorf("%v: stdout %s, stderr %s", err, r.stdout, r.stderr)
+	}
+	for _, c := range []struct{ args, word string }{
+		{"holds", "holds what? Want one of release"},
+		{"holds relaese", `did you mean "release"?`},
+		{"holds release", "accepts between 1 and 2 arg(s)"},
+		{"holds release East", `"East"`},
+		{"holds release east //", `"//"`},
+	} {
+		farcall(t, "", strings.Fields(c.args)...).want(t, exitUsage, c.word)
+	}
+}
+
+func TestNamesInAShellAndInMetadata(t *testing.T) {
+	for in, want := range map[string]string{
+		"consul": "consul", "mdns@10.8.0.0/24": "mdns@10.8.0.0/24", "it's 1": `'it'\''s 1'`, "$(x)": "'$(x)'", "*": "'*'",
+	} {
+		if got := shellWord(in); got != want {
+			t.Errorf("%q becomes %s, want %s", in, got, want)
+		}
+	}
+	if got := headerWord("Zoë\n"); got != "Zo??" {
+		t.Errorf("got %q", got)
+	}
+}
