@@ -136,9 +136,9 @@ func TestDaprRefuses(t *testing.T) {
 		{"a hop", metadata.Pairs(invoke.HopKey, "1"), leading("b"), codes.FailedPrecondition, "an agent has relayed it already"},
 		{"the last hop", metadata.Pairs(invoke.HopKey, "2"), leading("b"), codes.FailedPrecondition, "an agent has relayed it already"},
 		{"a target", metadata.Pairs(invoke.TargetKey, "east/default/cart/a"), leading("b"), codes.FailedPrecondition, invoke.TargetKey},
-		{"no destination", nil, leading("b", func(p *internalsv1.InternalInvokeRequest) { delete(p.Metadata, invoke.DestinationAppID); with("a", "b")(p) }), codes.InvalidArgument, "which application"},
+		{"no destination", nil, leading("b", with(invoke.DestinationAppID, "")), codes.InvalidArgument, "which application"},
 		{"a destination that is no name", nil, leading("b", with(invoke.DestinationAppID, "a.b.c")), codes.InvalidArgument, "more than one dot"},
-		{"a namespace that is no name", nil, leading("b", with(invoke.CallerNamespace, "a/b")), codes.InvalidArgument, ""},
+		{"a namespace that is no name", nil, leading("b", with(invoke.CallerNamespace, "a\x01b")), codes.InvalidArgument, ""},
 		{"a bad timeout", nil, leading("b", with("Farcall-Timeout", "soon")), codes.InvalidArgument, "want a positive duration"},
 		{"CONNECT", nil, leading("b", func(p *internalsv1.InternalInvokeRequest) {
 			p.Message.HttpExtension.Verb = commonv1.HTTPExtension_CONNECT

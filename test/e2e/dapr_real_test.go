@@ -372,7 +372,7 @@ func (s *splice) noticed(before int64) {
 
 // resolver is the configuration that makes a daprd call an address for every app-id.
 func resolver(address string) string {
-	return fmt.Sprintf(`{component: kubernetes, version: v1, configuration: {template: "%s"}}`, address)
+	return fmt.Sprintf(`{component: kubernetes, version: v1, configuration: {template: '%s'}}`, address)
 }
 
 // spliced is a federation of east and west with a daprd of an application in east, whose every call
@@ -380,6 +380,7 @@ func resolver(address string) string {
 type spliced struct {
 	*world
 	caller *testkit.DaprdServer
+	listen string // dapr.listen of east's agent
 	// down is the port of a sidecar of west that is not there.
 	down int
 }
@@ -395,7 +396,7 @@ func newSpliced(t *testing.T, west string) *spliced {
 		}
 		return fmt.Sprintf("apps:\n  - {id: down, port: %d, protocol: dapr}\n%s", down, west)
 	}}, "east", "west")
-	return &spliced{w, testkit.Daprd(t, nil, testkit.DaprdConfig{AppID: "web", Resolver: resolver(listen), Args: []string{bodies}}), down}
+	return &spliced{w, testkit.Daprd(t, nil, testkit.DaprdConfig{AppID: "web", Resolver: resolver(listen), Args: []string{bodies}}), listen, down}
 }
 
 func (w *spliced) splice(t *testing.T, app string, a *daprApp) *splice {
@@ -422,8 +423,18 @@ func TestRealDaprdCallsThroughItsAgent(t *testing.T) {
 		}
 	})
 	t.Run("application not listening", func(t *testing.T) {
-		s := w.splice(t, "dead", app)
+		s, began := w.splice(t, "dead", app), time.Now()
 		s.fails("dead", s.call(http.MethodPost, "echo", strings.NewReader("x")), http.StatusServiceUnavailable, codes.Unavailable)
+		if took := time.Since(began); took < 2*time.Second {
+			t.Errorf("it took %v: daprd has not tried again what certainly was not executed", took)
+		}
+	})
+	t.Run("namespace", func(t *testing.T) {
+		// A daprd does not say which namespace its application means.
+		s := w.splice(t, "blob.elsewhere", app)
+		if a := s.call(http.MethodGet, "echo", nil); a.status != http.StatusOK || !strings.HasPrefix(a.header.Get("Farcall-Served-By"), "west/") {
+			t.Errorf("%d %v %s", a.status, a.header, a.body)
+		}
 	})
 	t.Run("sidecar not listening", func(t *testing.T) {
 		s, before := w.splice(t, "down", app), app.hits.Load()
@@ -492,6 +503,20 @@ func TestRealDaprdToDaprdThroughAgents(t *testing.T) {
 	s := w.splice(t, "till", app)
 	s.buffers = true
 	s.all()
+
+	t.Run("a template with a condition", func(t *testing.T) {
+		some := testkit.Daprd(t, nil, testkit.DaprdConfig{
+			AppID: "other", Resolver: resolver(fmt.Sprintf(`{{if eq .ID "till"}}%s{{else}}%s{{end}}`, callee.Internal, w.listen)),
+		})
+		s := &splice{t: t, w: w.world, app: app, prefix: some.Invoke("till", "")}
+		if a := s.call(http.MethodGet, "echo", nil); a.status != http.StatusOK || a.header.Get("Farcall-Served-By") != "" || a.header.Get("X-Caller") != "other" {
+			t.Errorf("past the agent: %d %v %s", a.status, a.header, a.body)
+		}
+		s.prefix = some.Invoke("cart", "")
+		if a := s.call(http.MethodGet, "x", nil); a.status != http.StatusOK || a.header.Get("Farcall-Served-By") == "" {
+			t.Errorf("through the agent: %d %v %s", a.status, a.header, a.body)
+		}
+	})
 
 	app.stop()
 	before := time.Now()
