@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -301,4 +302,83 @@ func TestDaprBroadcast(t *testing.T) {
 	wantStatus(t, stream(t, f, nil, &reqMsg{Request: leading("x")}).err, codes.Unavailable, "0 of 3 targets succeeded")
 	out = stream(t, f, nil, &reqMsg{Request: leading("x", with("Content-Length", "5000000")), Payload: piece(0, body)})
 	wantStatus(t, out.err, codes.ResourceExhausted, "larger than")
+}
+
+// A body that streams was not begun where an application does not listen, so that the call still
+// goes elsewhere: a sidecar's as well as an application's own.
+func TestStreamGoesElsewhere(t *testing.T) {
+	p := newPeerAgent(t, "west", "cart-1", application(t, echo))
+	down := p.local()
+	down.App = endpoint(t, testkit.Nobody(t), app.HTTP)
+	for name, first := range map[string]relay.Target{"own application": down, "peer": nobody(t, "cart-0")} {
+		f := newSidecarFace(t, &plan{targets: []relay.Target{first, p.target()}})
+		out := stream(t, f, nil, &reqMsg{Request: leading("x"), Payload: piece(0, "abc")}, &reqMsg{Payload: piece(1, "def")})
+		if out.err != nil || out.body() != "abcdef" {
+			t.Errorf("%s: %q, %v", name, out.body(), out.err)
+		}
+		a := newCallerAgent(t, &plan{targets: []relay.Target{first, p.target()}})
+		body := struct{ io.Reader }{strings.NewReader("abcdef")}
+		if got := call(t, http.MethodPost, a.url+"/v1.0/invoke/cart/method/x", body); got.StatusCode != 200 || got.body != "abcdef" {
+			t.Errorf("%s, over HTTP: %d %q", name, got.StatusCode, got.body)
+		}
+	}
+}
+
+// However much a sidecar sends, or an application answers, little of it is held here while the
+// other side does not read.
+func TestDaprHoldsLittle(t *testing.T) {
+	const whole, most = 96 << 20, 32 << 20 // most is mainly what the system's sockets hold
+	var up, down atomic.Int64
+	goOn := make(chan struct{})
+	chunk := make([]byte, 32<<10)
+	p := newPeerAgent(t, "west", "cart-1", application(t, func(w http.ResponseWriter, r *http.Request) {
+		<-goOn
+		if _, err := io.Copy(io.Discard, r.Body); err != nil {
+			return
+		}
+		for down.Load() < whole {
+			if _, err := w.Write(chunk); err != nil {
+				return
+			}
+			down.Add(int64(len(chunk)))
+		}
+	}))
+	f := newSidecarFace(t, &plan{targets: []relay.Target{p.target()}})
+	ctx, cancel := context.WithCancel(testkit.Context(t))
+	defer cancel()
+	st, err := f.CallLocalStream(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sent := make(chan error, 1)
+	go func() {
+		err := st.Send(&reqMsg{Request: leading("x")})
+		for seq := uint64(0); err == nil && up.Load() < whole; seq++ {
+			err = st.Send(&reqMsg{Payload: &commonv1.StreamPayload{Data: chunk, Seq: seq}})
+			up.Add(int64(len(chunk)))
+		}
+		sent <- errors.Join(err, st.CloseSend())
+	}()
+	stands := func(what string, n *atomic.Int64) {
+		t.Helper()
+		last, same := int64(-1), 0
+		testkit.Eventually(t, ctx, what+" stands still", func() error {
+			if now := n.Load(); now == 0 || now != last {
+				last, same = now, 0
+			}
+			if same++; same < 5 {
+				return fmt.Errorf("%d bytes", last)
+			}
+			return nil
+		})
+		if last > most {
+			t.Errorf("%s: %d bytes were taken that nobody reads", what, last)
+		}
+	}
+	stands("the request", &up)
+	close(goOn)
+	if err := <-sent; err != nil {
+		t.Fatal(err)
+	}
+	stands("the answer", &down)
 }
