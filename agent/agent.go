@@ -281,6 +281,7 @@ func (a *Agent) caller() invoke.Identity {
 // Run serves until ctx is done, then drains and returns nil; or it returns why it could not go
 // on. Neither a registry nor a synchronizer that cannot be reached is a reason to.
 func (a *Agent) Run(ctx context.Context) error {
+	a.uplink.Load()
 	life, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
 	start := func(ctx context.Context, runs ...func(context.Context) error) *sync.WaitGroup {

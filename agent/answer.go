@@ -5,6 +5,7 @@ import (
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/farcall/farcall/agent/consult"
 	"github.com/farcall/farcall/agent/face"
@@ -13,6 +14,14 @@ import (
 	adminv1 "github.com/farcall/farcall/api/farcall/admin/v1"
 	agentv1 "github.com/farcall/farcall/api/farcall/agent/v1"
 	"github.com/farcall/farcall/internal/catalog"
+)
+
+const (
+	// maxResolved is about how many bytes the instances of an answer may have: gRPC's readers take no
+	// more than 4 MiB in all by default.
+	maxResolved = 3 << 20
+	// resolvedFrame is what a message holds of an instance beside itself.
+	resolvedFrame = 4
 )
 
 // views answers what the node's applications ask beside calls. Safe for concurrent use.
@@ -41,11 +50,18 @@ func (v views) Resolve(_ context.Context, q relay.Query) (*agentv1.ResolveRespon
 	if d.Unavailable != "" {
 		return out, nil
 	}
+	room := maxResolved
 	for at := range d.Tiers {
 		t := &d.Tiers[at]
 		told := &agentv1.ResolvedTier{Name: t.Name, Share: t.Share}
 		for c := range t.Candidates() {
-			told.Instances = append(told.Instances, &agentv1.ResolvedInstance{Instance: c.Instance.Proto(), Dial: c.Dial})
+			if room <= 0 {
+				told.Omitted++
+				continue
+			}
+			one := &agentv1.ResolvedInstance{Instance: c.Instance.Proto(), Dial: c.Dial}
+			room -= proto.Size(one) + resolvedFrame
+			told.Instances = append(told.Instances, one)
 		}
 		out.Tiers = append(out.Tiers, told)
 	}

@@ -36,24 +36,29 @@ var (
 const overrideDenied = "OVERRIDE_DENIED"
 
 // ask gives the service of a query and the strategy that the call itself names, empty where it
-// names none. The error is an *invoke.Error.
+// names none. Where overrides are denied, one that names what is in force anyway overrides nothing.
+// The error is an *invoke.Error.
 func (r *router) ask(q relay.Query) (*view.Service, strategy.Kind, error) {
 	s := r.book.Service(q.Name)
 	if q.Strategy == "" && q.Cluster == "" {
 		return s, "", nil
 	}
-	if p := s.Policy(); p.OverrideDenied {
-		return nil, "", invoke.Errorf(codes.PermissionDenied, overrideDenied,
-			"%s denies overrides: a call of %s may name neither a strategy nor a cluster", p.Sources["override"], q.Name)
+	var kind strategy.Kind
+	if q.Strategy != "" {
+		var err error
+		if kind, err = strategy.Parse(q.Strategy); err != nil {
+			return nil, "", inputError(err)
+		}
 	}
-	if q.Strategy == "" {
+	p := s.Policy()
+	switch {
+	case !p.OverrideDenied:
+		return s, kind, nil
+	case kind == p.Strategy && q.Cluster == "":
 		return s, "", nil
 	}
-	kind, err := strategy.Parse(q.Strategy)
-	if err != nil {
-		return nil, "", inputError(err)
-	}
-	return s, kind, nil
+	return nil, "", invoke.Errorf(codes.PermissionDenied, overrideDenied,
+		"%s denies overrides: a call of %s may name neither a strategy nor a cluster", p.Sources["override"], q.Name)
 }
 
 // Route plans a call. It does not wait: what the view does not know now is unavailable now.
@@ -70,8 +75,8 @@ func (r *router) Route(_ context.Context, q relay.Query) (relay.Choice, error) {
 	if why == strategy.NotFound {
 		return nil, invoke.Errorf(codes.NotFound, string(why), "%s", p.Decision.Detail)
 	}
-	if s.Known() {
-		r.counter.Add(q.Name)
+	if s.Known() && override == "" && q.Cluster == "" {
+		r.counter.Add(q.Name) // of those that a policy decides: no policy moves the others
 	}
 	if why != "" {
 		return nil, invoke.Errorf(codes.Unavailable, string(why), "%s", p.Decision.Detail)

@@ -172,6 +172,39 @@ func TestWhatACallMayAskFor(t *testing.T) {
 	}
 }
 
+// A call that asks for what is in force anyway overrides nothing: else nobody could use
+// Agent/Broadcast for a service that is broadcast by a policy which denies overrides.
+func TestADeniedOverrideOfNothing(t *testing.T) {
+	for _, c := range []struct {
+		name, policy string
+		query        relay.Query
+		code         codes.Code
+	}{
+		{"nothing", "broadcast", relay.Query{}, codes.OK},
+		{"the same", "broadcast", relay.Query{Strategy: "broadcast"}, codes.OK},
+		{"the same by an alias", "local-first", relay.Query{Strategy: "local"}, codes.OK},
+		{"another", "broadcast", relay.Query{Strategy: "any"}, codes.PermissionDenied},
+		{"broadcast of what is not", "local-first", relay.Query{Strategy: "broadcast"}, codes.PermissionDenied},
+		{"the same with a pin", "broadcast", relay.Query{Strategy: "broadcast", Cluster: "west"}, codes.PermissionDenied},
+		{"a pin", "local-first", relay.Query{Cluster: "east"}, codes.PermissionDenied},
+		{"nonsense", "local-first", relay.Query{Strategy: "nearest"}, codes.InvalidArgument},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := newRouting(t, "a")
+			r.put(&policyv1.Settings{Strategy: &c.policy, Override: ptr("deny")})
+			c.query.Name = cart
+			choice, err := r.Route(t.Context(), c.query)
+			var e *invoke.Error
+			if errors.As(err, &e); (e == nil) != (c.code == codes.OK) || e != nil && e.Code != c.code {
+				t.Fatalf("got %v, want %s", err, c.code)
+			}
+			if err == nil && (choice.Strategy() != c.policy || !strings.HasPrefix(choice.Terms().Rule, "policy service default/cart: ")) {
+				t.Errorf("%s is followed: %s", choice.Strategy(), choice.Terms().Rule)
+			}
+		})
+	}
+}
+
 func TestEveryAttemptPicksAgain(t *testing.T) {
 	r := newRouting(t, "l")
 	if got := fmt.Sprint(r.call(relay.Query{Name: cart}, relay.Refused, relay.NotExecuted, relay.Lost)); got != "[local l * w nobody]" {
@@ -270,6 +303,43 @@ func TestOutcomesReachTheJudge(t *testing.T) {
 	}
 }
 
+// A relay that a call could not reach, or lost, is looked after; one that answered no is not.
+func TestOutcomesReachTheTracker(t *testing.T) {
+	for o, looked := range map[relay.Outcome]bool{
+		relay.NotExecuted: true, relay.Lost: true,
+		relay.Served: false, relay.ServedError: false, relay.Refused: false, relay.Abandoned: false, relay.Draining: false,
+	} {
+		t.Run(o.String(), func(t *testing.T) {
+			ctx := testkit.Context(t)
+			r := newRouting(t)
+			dialled := make(chan string, 10)
+			r.tracker = reachability.New(reachability.Deps{
+				Log: testkit.Quiet(), Metrics: prometheus.NewRegistry(), Changed: func(reachability.Findings) {},
+				Dial: func(_ context.Context, address string) error { dialled <- address; return nil },
+			})
+			testkit.Go(t, "tracker", r.tracker.Run)
+			target, ok := r.route(relay.Query{Name: cart}).Next()
+			if !ok {
+				t.Fatal("nobody to call")
+			}
+			target.Done(o, time.Millisecond)
+			want := "10.1.0.1:1"
+			if !looked {
+				want = "10.9.9.9:1" // what was suspected before would be dialled before
+				r.tracker.Suspect(want)
+			}
+			select {
+			case got := <-dialled:
+				if got != want {
+					t.Errorf("%s is dialled, want %s", got, want)
+				}
+			case <-ctx.Done():
+				t.Error("nothing is dialled")
+			}
+		})
+	}
+}
+
 func TestResolve(t *testing.T) {
 	r := newRouting(t, "l")
 	v := views{router: r.router}
@@ -303,6 +373,28 @@ func TestResolve(t *testing.T) {
 	case <-changed:
 	default:
 		t.Error("nothing says that somebody lists it now")
+	}
+}
+
+// However large a service is, the answer is one that gRPC's readers take, and says what it leaves
+// out.
+func TestResolveOfALargeService(t *testing.T) {
+	const count = 40_000
+	ids := make([]string, count)
+	for i := range ids {
+		ids[i] = fmt.Sprintf("an-instance-with-a-long-name-as-pods-have-%06d", i)
+	}
+	r := newRouting(t, ids...)
+	got, err := views{router: r.router}.Resolve(t.Context(), relay.Query{Name: cart})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if size := proto.Size(got); size > 4<<20 || size < 2<<20 {
+		t.Errorf("the answer has %d bytes", size)
+	}
+	local, west := got.GetTiers()[0], got.GetTiers()[1]
+	if n := len(local.GetInstances()) + int(local.GetOmitted()); n != count || len(local.GetInstances()) == 0 || west.GetOmitted() != 1 {
+		t.Errorf("%d listed, %d omitted of %d; of the next tier %d omitted", len(local.GetInstances()), local.GetOmitted(), count, west.GetOmitted())
 	}
 }
 

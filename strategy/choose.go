@@ -121,20 +121,23 @@ func (t *plannedTier) recover() {
 
 // chooseTargets keeps the tiers that take part in a broadcast: the clusters with an available
 // instance, or, where no reachable one has any, with one to recover. A target that is
-// unreachable stays, as a failure with a name.
+// unreachable stays, as a failure with a name. So does a cluster whose instances this agent has
+// ejected itself, and these are called: who asked for every cluster must be told which one fails.
 func (d *decider) chooseTargets(recoverAll bool) {
 	targets := d.plan[:0]
 	for _, t := range d.plan {
 		c := t.clusters[0]
-		if c.available.total() == 0 && (!recoverAll || c.recoverable.total() == 0) {
+		resort := recoverAll && c.recoverable.total() > 0
+		c.pardoned = c.available.total() == 0 && !resort && c.ejected.total() > 0
+		if c.available.total() == 0 && !resort && !c.pardoned {
 			// Rules remove all its instances, so that its index places none.
 			continue
 		}
-		c.recovers = c.available.total() == 0
+		c.recovers = c.available.total() == 0 && resort
 		if c.info.Unreachable {
 			t.failure = Unreachable
 		} else {
-			t.share, t.recovers = whole, c.recovers
+			t.share, t.recovers = whole, c.recovers || c.pardoned
 			d.out.RecoverAll = recoverAll
 		}
 		c.tier = len(targets)

@@ -328,7 +328,7 @@ func checkPlaces(t *testing.T, in Input, d Decision) {
 				t.Fatalf("%s leaked through %s", i, asked)
 			case in.Pin == "" && !local && !named(in, i.Cluster):
 				t.Fatalf("%s although externalOrder does not name its cluster", i)
-			case !d.RecoverAll && (!i.Health.Serving() || c.Ejected != "" || c.Unreachable || cl.Unreachable):
+			case !d.RecoverAll && (!i.Health.Serving() || c.Ejected != "" && d.Strategy != Broadcast || c.Unreachable || cl.Unreachable):
 				t.Fatalf("%s without recover-all", i)
 			case d.Strategy == Broadcast && cl.Unreachable:
 				t.Fatalf("%s would be dialled by a broadcast", i)

@@ -25,12 +25,13 @@ type cluster struct {
 	// Instances by what the rules that look at one instance alone say of them.
 	available   nearCount // nothing speaks against them
 	recoverable nearCount // only their health, ejection or relay does
+	ejected     nearCount // of these, those that only this agent's calls speak against
 	known       int       // the two above and those that cannot be dialled
 	expired     int
 
 	// recovers: its unhealthy and ejected instances are used. forced: it is dialled although it
-	// was measured unreachable.
-	recovers, forced bool
+	// was measured unreachable. pardoned: its ejected instances are used.
+	recovers, forced, pardoned bool
 }
 
 // nearCount counts instances by nearness.
@@ -221,6 +222,9 @@ func (d *decider) judgeInstances(c *cluster) {
 			c.known++
 			if c.list[i].Undialable == "" {
 				c.recoverable[v.near]++
+				if v.rule == ejected {
+					c.ejected[v.near]++
+				}
 			}
 		case undialable:
 			c.known++

@@ -71,6 +71,9 @@ func (c *cluster) placed(near int) int {
 	if c.recovers && (!c.info.Unreachable || c.forced) {
 		n += c.recoverable[near]
 	}
+	if c.pardoned && !c.info.Unreachable {
+		n += c.ejected[near]
+	}
 	return n
 }
 
@@ -93,6 +96,9 @@ func (c *cluster) removes(i *Candidate, v verdict) Reason {
 		if i.Undialable != "" {
 			r = undialable
 		}
+	}
+	if c.pardoned && r == ejected && i.Undialable == "" {
+		r = passed
 	}
 	switch {
 	case r != passed:

@@ -247,8 +247,9 @@ func (a *admin) ListAgents(_ context.Context, req *adminv1.ListAgentsRequest) (*
 		if req.GetCluster() != "" && req.GetCluster() != r.GetCluster() {
 			continue
 		}
-		revision, ok := a.s.roster.connected(r)
-		resp.Agents = append(resp.Agents, &adminv1.AgentStatus{Agent: r, Connected: ok, AppliedRevision: revision})
+		s := &adminv1.AgentStatus{Agent: r}
+		s.AppliedRevision, s.PolicyRevision, s.Connected = a.s.roster.connected(r)
+		resp.Agents = append(resp.Agents, s)
 	}
 	return resp, nil
 }

@@ -46,7 +46,7 @@ type consults struct {
 func newConsults(r prometheus.Registerer) *consults {
 	c := &consults{
 		asked: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "farcall_consult_questions_total", Help: "Questions that agents were asked, by how they ended: answered, refused, silent, gone, busy.",
+			Name: "farcall_consult_questions_total", Help: "Questions that agents were asked, by how they ended: answered, refused, silent, dropped because somebody else was faster, gone, busy.",
 		}, []string{"end"}),
 		streams: map[mirror.AgentKey][]*consultant{},
 	}
@@ -129,7 +129,7 @@ func (x *consultant) ask(ctx context.Context, q *feedv1.Question) (*feedv1.Answe
 }
 
 func (x *consultant) wait(ctx context.Context, q *feedv1.Question) (a *feedv1.Answer, end string, err error) {
-	got := make(chan *feedv1.Answer, 1)
+	began, got := time.Now(), make(chan *feedv1.Answer, 1)
 	x.mu.Lock()
 	x.last++
 	q.Id = x.last
@@ -150,6 +150,9 @@ func (x *consultant) wait(ctx context.Context, q *feedv1.Question) (a *feedv1.An
 	case <-x.gone:
 		return nil, "gone", errGone
 	case <-ctx.Done():
+		if errors.Is(ctx.Err(), context.Canceled) && time.Since(began) < hedgeAfter {
+			return nil, "dropped", ctx.Err() // it had no time to be silent in
+		}
 		x.silent.Store(true)
 		return nil, "silent", ctx.Err()
 	}

@@ -8,8 +8,10 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -19,6 +21,7 @@ import (
 	feedv1 "github.com/farcall/farcall/api/farcall/feed/v1"
 	storev1 "github.com/farcall/farcall/api/farcall/store/v1"
 	"github.com/farcall/farcall/internal/keys"
+	"github.com/farcall/farcall/internal/mirror"
 	"github.com/farcall/farcall/internal/store"
 	"github.com/farcall/farcall/internal/testkit"
 )
@@ -210,6 +213,41 @@ func TestAnAgentThatHangsIsNotWaitedFor(t *testing.T) {
 	if got := r.computedBy(t, &adminv1.ExplainRequest{Node: "n1"}); !strings.HasSuffix(got, "agent east/n1 did not answer in time") {
 		t.Errorf("the one that hangs was asked for: %s", got)
 	}
+}
+
+// Whoever asks several takes the first answer: the others are not silent for that, and are asked as
+// before the next time.
+func TestWhoIsOvertakenAtOnceIsNotSilent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x := newConsults(prometheus.NewRegistry()).join(mirror.AgentKey{Cluster: "east", Node: "n1"})
+		ask := func(wait func(context.Context) (context.Context, context.CancelFunc)) bool {
+			ctx, cancel := wait(t.Context())
+			defer cancel()
+			if _, err := x.ask(ctx, &feedv1.Question{}); err == nil {
+				t.Error("nobody answers, and yet there is an answer")
+			}
+			return x.silent.Load()
+		}
+		dropped := func(after time.Duration) func(ctx context.Context) (context.Context, context.CancelFunc) {
+			return func(ctx context.Context) (context.Context, context.CancelFunc) {
+				ctx, cancel := context.WithCancel(ctx)
+				time.AfterFunc(after, cancel)
+				return ctx, cancel
+			}
+		}
+		if ask(dropped(hedgeAfter / 2)) {
+			t.Error("it is silent although it was hardly asked")
+		}
+		if !ask(dropped(2 * hedgeAfter)) {
+			t.Error("it is not silent although somebody else was asked meanwhile, and faster")
+		}
+		x.silent.Store(false)
+		if !ask(func(ctx context.Context) (context.Context, context.CancelFunc) {
+			return context.WithTimeout(ctx, hedgeAfter/2)
+		}) {
+			t.Error("it is not silent although there was no more time")
+		}
+	})
 }
 
 // The first is asked first, and when it is silent the next is asked while the first still may answer.
@@ -413,45 +451,4 @@ func testClosed(t *testing.T) string {
 	}
 	l.Close()
 	return l.Addr().String()
-}
-
-func TestPeers(t *testing.T) {
-	r := start(t, t.TempDir(), map[string][]*registry{"east": {newRegistry("a")}})
-	r.lists(t, "east/a")
-	r.meets(t, "r3", "10.0.0.3:7700")
-	r.meets(t, "r2", "10.0.0.2:7700")
-	r.meets(t, "wild", "[::]:7700")
-	h := r.s.hub
-	h.Apply([]store.Entry{{Key: h.watchdog.schema.Format(keys.Key{Kind: keys.Replica, Replica: "odd"}), Value: []byte("?"), Revision: 1}}, 1)
-	if got := fmt.Sprint(h.peers("r1")); got != "[{r2 10.0.0.2:7700} {r3 10.0.0.3:7700}]" {
-		t.Errorf("the others are %s", got)
-	}
-}
-
-func TestAdvertised(t *testing.T) {
-	etcd := func(endpoints ...string) store.Config {
-		return store.Config{Etcd: &store.EtcdConfig{Endpoints: endpoints}}
-	}
-	at := func(s string) net.Addr {
-		a, err := net.ResolveTCPAddr("tcp", s)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return a
-	}
-	for _, c := range []struct {
-		listening string
-		cfg       store.Config
-		want      string
-	}{
-		{"10.0.0.1:7700", etcd("http://127.0.0.1:2379"), "10.0.0.1:7700"},
-		{"0.0.0.0:7700", etcd("http://127.0.0.1:2379"), "127.0.0.1:7700"},
-		{"[::]:7700", etcd("not an address", "127.0.0.1:2379"), "127.0.0.1:7700"},
-		{"[::]:7700", etcd("not an address"), "[::]:7700"},
-		{"[::]:7700", store.Config{Embedded: &store.EmbeddedConfig{}}, "[::]:7700"},
-	} {
-		if got := advertised(at(c.listening), c.cfg); got != c.want {
-			t.Errorf("%s is advertised as %s, want %s", c.listening, got, c.want)
-		}
-	}
 }

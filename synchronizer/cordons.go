@@ -37,7 +37,11 @@ func (a *admin) Cordon(ctx context.Context, req *adminv1.CordonRequest) (*adminv
 		return nil, badPolicy(err)
 	}
 	revision, err := a.s.store.PutCordon(ctx, c, store.Condition{Agree: a.agree(func(all mirror.Policies) error {
-		return room(all, cordonOf(all.Set, c.Cluster, c.Name) != nil, len(all.Set.Cordons()), maxCordons, "cordons", proto.Size(m))
+		was := 0
+		if old := cordonOf(all.Set, c.Cluster, c.Name); old != nil {
+			was = proto.Size(old.Proto())
+		}
+		return room(all, was, len(all.Set.Cordons()), maxCordons, "cordons", proto.Size(m))
 	})})
 	if err != nil {
 		return nil, writeStatus(ctx, "cordon of "+c.String(), nil, err)

@@ -153,7 +153,7 @@ func (a *admin) whom(q *question) (asks []ask, here int) {
 	}
 	forwarded := proto.CloneOf(q.ExplainRequest)
 	forwarded.Here = true
-	for _, p := range a.s.hub.peers(a.s.cfg.ReplicaID) {
+	for _, p := range a.s.peers() {
 		asks = append(asks, ask{"synchronizer " + p.id, func(ctx context.Context) (resp *adminv1.ExplainResponse, err error) {
 			err = p.call(func(c adminv1.AdminClient) error {
 				resp, err = c.Explain(ctx, forwarded)

@@ -11,7 +11,11 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	adminv1 "github.com/farcall/farcall/api/farcall/admin/v1"
+	catalogv1 "github.com/farcall/farcall/api/farcall/catalog/v1"
+	feedv1 "github.com/farcall/farcall/api/farcall/feed/v1"
 	policyv1 "github.com/farcall/farcall/api/farcall/policy/v1"
+	storev1 "github.com/farcall/farcall/api/farcall/store/v1"
+	"github.com/farcall/farcall/internal/keys"
 	"github.com/farcall/farcall/internal/testkit"
 )
 
@@ -123,4 +127,39 @@ func TestAgentsBringAnOldBackupUpToDate(t *testing.T) {
 	r.wantPolicies(t, "the backup", want+"0/0", 5)
 	f.follow(t, r)
 	r.wantPolicies(t, "after", now+"1/1", 9)
+}
+
+// One agent that tells nonsense of revisions is not believed, and changes nothing for the others.
+func TestAnAgentsNonsenseOfRevisions(t *testing.T) {
+	r := start(t, t.TempDir(), nil)
+	want := putSome(t, r)
+	schema, err := keys.New("test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	marker, err := keys.Encode(&storev1.PoliciesSynced{Revision: 1 << 62, Store: "another"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stream, err := r.feed.Report(testkit.Context(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := stream.Send(&feedv1.ReportRequest{
+			Federation: "test", PolicyRevision: 1 << 62,
+			Agent:    &catalogv1.Agent{Cluster: "east", Node: "mad", Incarnation: "i", Address: "10.0.0.1:1"},
+			Policies: []*feedv1.Entry{{Key: schema.Format(keys.Key{Kind: keys.PoliciesSynced}), Value: marker}},
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// What a stream says is taken in order, and its end last.
+	if _, err := stream.CloseAndRecv(); err != nil {
+		t.Fatal(err)
+	}
+	r.wantPolicies(t, "as before", want+"0/0", 5)
+	if resp := r.put(t, stating("a", "any")); resp.GetPolicy().GetRevision() != 6 {
+		t.Errorf("the next policy has revision %d, want 6", resp.GetPolicy().GetRevision())
+	}
 }

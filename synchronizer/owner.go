@@ -78,6 +78,7 @@ type owner struct {
 	times     times
 	// strategies are those of the registries that were not read yet, as the owner before wrote them.
 	strategies map[string]map[string]string
+	left       int // how many strategies were left out of the last description
 	described  description
 }
 
@@ -243,5 +244,10 @@ func (o *owner) meta(registries []catalog.RegistryStatus, now time.Time) *storev
 		}
 		m.Registries = append(m.Registries, st)
 	}
+	left := fitStrategies(m.Registries, maxStrategiesBytes)
+	if left > 0 && o.left == 0 {
+		o.log.Warn("registries state more strategies of services than can be told: write policies instead", "not_told", left)
+	}
+	o.left = left
 	return m
 }

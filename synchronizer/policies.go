@@ -63,7 +63,11 @@ func (a *admin) PutPolicy(ctx context.Context, req *adminv1.PutPolicyRequest) (*
 			if other, overlaps := all.Set.Overlap(p); overlaps {
 				return badPolicy(overlapping(other))
 			}
-			return room(all, all.Set.Policy(p.ID()) != nil, len(all.Set.Policies()), maxPolicies, "policies", proto.Size(m))
+			was := 0
+			if old := all.Set.Policy(p.ID()); old != nil {
+				was = proto.Size(old.Proto())
+			}
+			return room(all, was, len(all.Set.Policies()), maxPolicies, "policies", proto.Size(p.Proto()))
 		}),
 	})
 	if err != nil {
@@ -130,7 +134,7 @@ func (a *admin) ListPolicies(ctx context.Context, req *adminv1.ListPoliciesReque
 func (a *admin) askFollowers(ctx context.Context, resp *adminv1.ListPoliciesResponse) {
 	ctx, cancel := within(ctx, consultWithin)
 	defer cancel()
-	peers := a.s.hub.peers(a.s.cfg.ReplicaID)
+	peers := a.s.peers()
 	answers := make([]*adminv1.ListPoliciesResponse, len(peers))
 	var asking errgroup.Group
 	for n, p := range peers {
@@ -195,14 +199,14 @@ func (s *Synchronizer) await(ctx context.Context, revision uint64) {
 	_, _ = s.policiesAt(ctx, revision)
 }
 
-// room says why there is none for another policy or cordon, of size bytes.
-func room(all mirror.Policies, replaces bool, have, most int, what string, size int) error {
-	switch {
-	case replaces:
-	case have >= most:
+// room says why there is none for a policy or cordon of size bytes, in the place of one of was bytes;
+// 0 where it is a new one.
+func room(all mirror.Policies, was, have, most int, what string, size int) error {
+	switch more := size - was; {
+	case was == 0 && have >= most:
 		return status.Errorf(codes.ResourceExhausted, "there are %d %s already, which is the most", have, what)
-	case all.Size+size > maxStatedBytes:
-		return status.Errorf(codes.ResourceExhausted, "there is no room for %d bytes more: all policies and cordons take %d of at most %d", size, all.Size, maxStatedBytes)
+	case more > 0 && all.Size+more > maxStatedBytes:
+		return status.Errorf(codes.ResourceExhausted, "there is no room for %d bytes more: all policies and cordons take %d of at most %d", more, all.Size, maxStatedBytes)
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
@@ -208,6 +209,10 @@ func TestPolicyIsWrittenListedAndTakenBack(t *testing.T) {
 	if took := time.Since(begin); took > time.Second {
 		t.Errorf("applied after %v", took)
 	}
+	agents, err := r.admin.ListAgents(ctx, &adminv1.ListAgentsRequest{})
+	if err != nil || len(agents.GetAgents()) != 1 || agents.GetAgents()[0].GetPolicyRevision() != 1 || !agents.GetAgents()[0].GetConnected() {
+		t.Errorf("the agent that applies revision 1 is listed as %v, %v", agents, err)
+	}
 	if set := f.mirror.Policies().Set; set.Revision() != 1 {
 		t.Errorf("the agent says that it applies 1, and has %d", set.Revision())
 	}
@@ -329,12 +334,14 @@ func TestThereIsRoomForSoMany(t *testing.T) {
 		err  error
 		want codes.Code
 	}{
-		"one more":                 {room(all, false, 5, maxPolicies, "policies", 100), codes.OK},
-		"one byte too many":        {room(all, false, 5, maxPolicies, "policies", 101), codes.ResourceExhausted},
-		"one too many":             {room(all, false, maxPolicies, maxPolicies, "policies", 1), codes.ResourceExhausted},
-		"another in place of one":  {room(all, true, maxPolicies, maxPolicies, "policies", 1000), codes.OK},
-		"the last one":             {room(all, false, maxPolicies-1, maxPolicies, "policies", 1), codes.OK},
-		"all of the room is taken": {room(mirror.Policies{Size: maxStatedBytes}, false, 0, 1, "cordons", 1), codes.ResourceExhausted},
+		"one more":                 {room(all, 0, 5, maxPolicies, "policies", 100), codes.OK},
+		"one byte too many":        {room(all, 0, 5, maxPolicies, "policies", 101), codes.ResourceExhausted},
+		"one too many":             {room(all, 0, maxPolicies, maxPolicies, "policies", 1), codes.ResourceExhausted},
+		"another in place of one":  {room(all, 1000, maxPolicies, maxPolicies, "policies", 1100), codes.OK},
+		"a smaller one":            {room(mirror.Policies{Size: 2 * maxStatedBytes}, 1000, 1, maxPolicies, "policies", 1000), codes.OK},
+		"a larger one":             {room(all, 1000, 5, maxPolicies, "policies", 1101), codes.ResourceExhausted},
+		"the last one":             {room(all, 0, maxPolicies-1, maxPolicies, "policies", 1), codes.OK},
+		"all of the room is taken": {room(mirror.Policies{Size: maxStatedBytes}, 0, 0, 1, "cordons", 1), codes.ResourceExhausted},
 	} {
 		if got := status.Code(c.err); got != c.want {
 			t.Errorf("%s: %v", name, c.err)
@@ -362,6 +369,24 @@ func TestRefusedPolicyIsListed(t *testing.T) {
 		}
 		return err
 	})
+}
+
+// The answer must be one that gRPC's readers take, 4 MiB, however many agents refuse how much.
+func TestRefusalsAreBounded(t *testing.T) {
+	one := readable(slices.Repeat([]string{strings.Repeat("\u00e4x", 1<<10)}, 100))
+	if size := proto.Size(&adminv1.ListPoliciesResponse{Refused: one}); len(one) == 0 || size > 20<<10 || !utf8.ValidString(one[0]) {
+		t.Errorf("one agent makes %d lines of %d bytes", len(one), size)
+	}
+	r := &roster{seats: map[mirror.AgentKey]*seat{}}
+	for n := range 2000 {
+		key := mirror.AgentKey{Cluster: "east", Node: fmt.Sprint("n", n)}
+		r.seats[key] = &seat{key: key, refused: one}
+	}
+	f := r.follows(1)
+	if size := proto.Size(&adminv1.ListPoliciesResponse{Refused: f.refused}); f.agents != 2000 || f.applied != 0 || size > 1<<20 ||
+		!strings.HasSuffix(f.refused[len(f.refused)-1], "more are not listed") {
+		t.Errorf("%d agents of which %d apply it make %d bytes", f.agents, f.applied, size)
+	}
 }
 
 func TestCordons(t *testing.T) {

@@ -150,7 +150,7 @@ func (p *preview) ask(ctx context.Context) {
 	var peers sync.WaitGroup
 	defer peers.Wait()
 	if !p.req.GetHere() {
-		for _, o := range p.admin.s.hub.peers(p.admin.s.cfg.ReplicaID) {
+		for _, o := range p.admin.s.peers() {
 			peers.Go(func() { p.askPeer(ctx, o) })
 		}
 	}

@@ -1,10 +1,9 @@
 package synchronizer
 
 import (
-	"cmp"
 	"net"
-	"slices"
 	"strings"
+	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
@@ -13,42 +12,36 @@ import (
 	"google.golang.org/grpc/status"
 
 	adminv1 "github.com/farcall/farcall/api/farcall/admin/v1"
-	storev1 "github.com/farcall/farcall/api/farcall/store/v1"
-	"github.com/farcall/farcall/internal/catalog"
-	"github.com/farcall/farcall/internal/keys"
 	"github.com/farcall/farcall/internal/store"
 )
+
+// routeWithin is how long a name server may take to say where an endpoint of the store is: a
+// synchronizer starts without one.
+const routeWithin = time.Second
 
 // peer is another replica of this federation.
 type peer struct{ id, address string }
 
 // peers gives the other replicas whose heartbeat is in the store, in the order of their ids. A
-// replica that died is there until its lease ends.
-func (h *hub) peers(self string) []peer {
-	schema := h.watchdog.schema
-	h.mu.Lock()
-	defer h.mu.Unlock()
+// replica that died is there until its lease ends. Where it began anew since, it is at its address
+// twice, or at this replica's own: each is asked once, and this one never asks itself, for what they
+// answer is added up.
+func (s *Synchronizer) peers() []peer {
 	var out []peer
-	for key, e := range h.entries {
-		if !strings.HasPrefix(key, schema.Replicas()) {
-			continue
-		}
-		var v storev1.Replica
-		k, err := schema.Parse(key)
-		if err != nil || keys.Decode(e.GetValue(), &v) != nil || v.GetId() != k.Replica || v.GetId() == self {
-			continue // what cannot be believed names nobody
-		}
-		if catalog.CheckHostPort(v.GetAddress()) == nil {
-			out = append(out, peer{v.GetId(), v.GetAddress()})
+	seen := map[string]bool{s.address: true}
+	for _, r := range s.mirror.Replicas() {
+		if r.ID != s.cfg.ReplicaID && !seen[r.Address] {
+			seen[r.Address] = true
+			out = append(out, peer{r.ID, r.Address})
 		}
 	}
-	slices.SortFunc(out, func(a, b peer) int { return cmp.Compare(a.id, b.id) })
 	return out
 }
 
-// call asks one thing of a replica over a connection of its own: it happens when people ask.
+// call asks one thing of a replica over a connection of its own: it happens when people ask. No
+// proxy: replicas are dialled directly, whatever the environment says.
 func (p peer) call(f func(adminv1.AdminClient) error) error {
-	conn, err := grpc.NewClient(p.address, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDisableServiceConfig())
+	conn, err := grpc.NewClient(p.address, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDisableServiceConfig(), grpc.WithNoProxy())
 	if err != nil {
 		return err
 	}
@@ -58,7 +51,8 @@ func (p peer) call(f func(adminv1.AdminClient) error) error {
 
 // advertised is where other replicas reach this one: where it listens, or, where that is every
 // address, by the address that this machine uses towards the store. Nothing is sent to find out:
-// connecting a UDP socket only chooses the route. Where there is none, it is what is listened on.
+// connecting a UDP socket only chooses the route. Where there is none, or no name server that knows
+// the store answers soon, it is what is listened on.
 func advertised(listening net.Addr, cfg store.Config) string {
 	host, port, err := net.SplitHostPort(listening.String())
 	if err != nil || cfg.Etcd == nil {
@@ -67,11 +61,12 @@ func advertised(listening net.Addr, cfg store.Config) string {
 	if ip := net.ParseIP(host); ip == nil || !ip.IsUnspecified() {
 		return listening.String()
 	}
+	route := net.Dialer{Timeout: routeWithin}
 	for _, endpoint := range cfg.Etcd.Endpoints {
 		if _, rest, ok := strings.Cut(endpoint, "://"); ok {
 			endpoint = rest
 		}
-		c, err := net.Dial("udp", endpoint)
+		c, err := route.Dial("udp", endpoint)
 		if err != nil {
 			continue
 		}

@@ -3,8 +3,10 @@ package synchronizer
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 
 	"google.golang.org/grpc/codes"
@@ -15,6 +17,15 @@ import (
 	"github.com/farcall/farcall/internal/catalog"
 	"github.com/farcall/farcall/internal/mirror"
 	"github.com/farcall/farcall/internal/store"
+)
+
+// What is kept and listed of the policies that agents refuse: so many of one agent, of so many bytes
+// each, and so many of all. A thousand agents that are older than a policy must not make the list of
+// policies too large to be answered.
+const (
+	maxRefused     = 32
+	maxRefusedText = 512
+	maxRefusedAll  = 1000
 )
 
 // roster is which agents report to this replica, and what they last said.
@@ -37,6 +48,7 @@ type seat struct {
 	revision    int64
 	policies    uint64   // the revision of policies and cordons that it applies
 	refused     []string // policies that it does not understand, each with the reason
+	disbelieved bool     // what it brings back of policies makes no sense, and that was logged
 	streams     int      // an agent that reconnects may have two for a moment
 }
 
@@ -104,9 +116,9 @@ func (r *roster) report(ctx context.Context, s *seat, req *feedv1.ReportRequest)
 	}
 	r.mu.Lock()
 	s.revision = req.GetRevision()
-	s.policies, s.refused = req.GetPolicyRevision(), req.GetPoliciesRefused()
+	s.policies, s.refused = req.GetPolicyRevision(), readable(req.GetPoliciesRefused())
 	r.mu.Unlock()
-	if err := r.learn(ctx, req); err != nil {
+	if err := r.learn(ctx, s, req); err != nil {
 		return status.Errorf(codes.Unavailable, "store: %v", err)
 	}
 	// What counts is what the store holds: a wiped one must be told again.
@@ -121,23 +133,23 @@ func (r *roster) report(ctx context.Context, s *seat, req *feedv1.ReportRequest)
 	return nil
 }
 
-// connected returns the revision that an agent of this incarnation last said it has, and
-// whether it reports here at all.
-func (r *roster) connected(a *catalogv1.Agent) (revision int64, ok bool) {
+// connected returns the revisions, of the store and of policies and cordons, that an agent of this
+// incarnation last said it has, and whether it reports here at all.
+func (r *roster) connected(a *catalogv1.Agent) (revision int64, policies uint64, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s := r.seats[mirror.AgentKey{Cluster: a.GetCluster(), Node: a.GetNode()}]
 	if s == nil || s.incarnation != a.GetIncarnation() {
-		return 0, false
+		return 0, 0, false
 	}
-	return s.revision, true
+	return s.revision, s.policies, true
 }
 
 // learn takes from a report what the store may have lost: policies that the agent holds and the
 // feed did not have, or a revision that the store itself has not come to.
-func (r *roster) learn(ctx context.Context, req *feedv1.ReportRequest) error {
+func (r *roster) learn(ctx context.Context, s *seat, req *feedv1.ReportRequest) error {
 	if len(req.GetPolicies()) > 0 {
-		return r.bringBack(ctx, req)
+		return r.bringBack(ctx, s, req)
 	}
 	id, revision := r.mirror.Position()
 	if req.GetStoreId() != id || req.GetRevision() <= revision && req.GetPolicyRevision() <= r.mirror.Policies().Seen {
@@ -149,16 +161,22 @@ func (r *roster) learn(ctx context.Context, req *feedv1.ReportRequest) error {
 
 // bringBack hands an agent's policies to the store. What makes no sense is the agent's mistake, and
 // no reason to do without its report.
-func (r *roster) bringBack(ctx context.Context, req *feedv1.ReportRequest) error {
+func (r *roster) bringBack(ctx context.Context, s *seat, req *feedv1.ReportRequest) error {
 	entries := make([]store.Entry, 0, len(req.GetPolicies()))
 	for _, e := range req.GetPolicies() {
 		entries = append(entries, store.Entry{Key: e.GetKey(), Value: e.GetValue(), Deleted: e.GetDeleted()})
 	}
-	restored, err := r.store.RestorePolicies(ctx, entries)
+	restored, err := r.store.RestoreReported(ctx, entries)
 	cluster, node := req.GetAgent().GetCluster(), req.GetAgent().GetNode()
 	switch {
 	case errors.Is(err, store.ErrNotBelieved):
-		r.log.Warn("an agent's policies are not believed", "cluster", cluster, "node", node, "error", err)
+		r.mu.Lock()
+		said := s.disbelieved
+		s.disbelieved = true
+		r.mu.Unlock()
+		if !said { // it will say so again every few seconds
+			r.log.Warn("an agent's policies are not believed", "cluster", cluster, "node", node, "error", err)
+		}
 		return nil
 	case restored:
 		r.log.Info("an agent brought policies and cordons back", "cluster", cluster, "node", node, "revision", req.GetPolicyRevision())
@@ -188,5 +206,20 @@ func (r *roster) follows(revision uint64) following {
 		}
 	}
 	slices.Sort(f.refused)
+	if more := len(f.refused) - maxRefusedAll; more > 0 {
+		f.refused = append(f.refused[:maxRefusedAll:maxRefusedAll], fmt.Sprintf("%d more are not listed", more))
+	}
 	return f
+}
+
+// readable bounds what an agent says that it refuses.
+func readable(refused []string) []string {
+	var out []string
+	for _, why := range refused[:min(len(refused), maxRefused)] {
+		if len(why) > maxRefusedText {
+			why = strings.ToValidUTF8(why[:maxRefusedText], "") + "..."
+		}
+		out = append(out, why)
+	}
+	return out
 }

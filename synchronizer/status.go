@@ -2,6 +2,7 @@ package synchronizer
 
 import (
 	"maps"
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -163,4 +164,34 @@ func (o *owner) stated(r catalog.RegistryStatus) map[string]string {
 		all[n.String()] = kind
 	}
 	return all
+}
+
+// maxStrategiesBytes bounds what all registries of a cluster state of strategies, in bytes. It stands
+// in one value of the store, which etcd takes up to 1.5 MiB, and what agents report is theirs to
+// choose: a cluster that cannot be described is not written at all.
+const maxStrategiesBytes = 512 << 10
+
+// fitStrategies leaves out strategies, those of the last registries first, until all fit into limit
+// bytes, and gives how many it left out.
+func fitStrategies(registries []*storev1.RegistryStatus, limit int) (left int) {
+	for _, r := range registries {
+		size := 0
+		for n, word := range r.GetStrategies() {
+			size += len(n) + len(word)
+		}
+		if size <= limit {
+			limit -= size
+			continue
+		}
+		some := map[string]string{}
+		for _, n := range slices.Sorted(maps.Keys(r.GetStrategies())) {
+			if limit -= len(n) + len(r.Strategies[n]); limit < 0 {
+				break
+			}
+			some[n] = r.Strategies[n]
+		}
+		left += len(r.Strategies) - len(some)
+		r.Strategies, limit = some, 0
+	}
+	return left
 }

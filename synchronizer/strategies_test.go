@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	storev1 "github.com/farcall/farcall/api/farcall/store/v1"
 	"github.com/farcall/farcall/internal/catalog"
 	"github.com/farcall/farcall/internal/testkit"
@@ -81,5 +83,33 @@ func TestStrategiesOfARegistryThatIsUnread(t *testing.T) {
 	}
 	if before[0].GetStrategies()["default/pay"] != "" {
 		t.Error("what the mirror holds was written into")
+	}
+}
+
+// A cluster whose registries state more than fits into a value of the store is described all the
+// same, and the same way every time.
+func TestStrategiesFitIntoOneValue(t *testing.T) {
+	describe := func() []*storev1.RegistryStatus {
+		var all []*storev1.RegistryStatus
+		for range 3 {
+			r := &storev1.RegistryStatus{Strategies: map[string]string{}}
+			for n := range 4 {
+				r.Strategies[fmt.Sprintf("shop/s%d", n)] = "any" // of 10 bytes each
+			}
+			all = append(all, r)
+		}
+		return all
+	}
+	for _, c := range []struct{ limit, left int }{{1000, 0}, {120, 0}, {119, 1}, {65, 6}, {40, 8}, {0, 12}} {
+		got, again := describe(), describe()
+		if left := fitStrategies(got, c.limit); left != c.left {
+			t.Errorf("%d bytes: %d were left out, want %d", c.limit, left, c.left)
+		}
+		fitStrategies(again, c.limit)
+		for n, r := range got {
+			if !proto.Equal(r, again[n]) {
+				t.Errorf("%d bytes: %v, then %v", c.limit, r, again[n])
+			}
+		}
 	}
 }

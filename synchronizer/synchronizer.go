@@ -68,6 +68,7 @@ type Synchronizer struct {
 	registry *prometheus.Registry
 	grpcL    net.Listener
 	httpL    net.Listener
+	address  string // where other replicas reach this one
 
 	store    *store.Store
 	member   *store.Member
@@ -101,6 +102,7 @@ func New(cfg Config, deps Deps) (*Synchronizer, error) {
 		intakes: map[string]*intake.Intake{},
 		links:   map[string]*links.Cluster{},
 		adopted: make(chan struct{}),
+		address: advertised(deps.GRPC.Addr(), cfg.Store),
 	}
 	s.metrics = newMetrics(deps.Registry, s.mirror)
 	s.consults = newConsults(deps.Registry)
@@ -114,7 +116,7 @@ func New(cfg Config, deps Deps) (*Synchronizer, error) {
 		}
 		names = append(names, c.Intake.Cluster)
 	}
-	s.member = st.Member(store.MemberConfig{ID: cfg.ReplicaID, Address: advertised(deps.GRPC.Addr(), cfg.Store), Clusters: names})
+	s.member = st.Member(store.MemberConfig{ID: cfg.ReplicaID, Address: s.address, Clusters: names})
 	s.roster = newRoster(st, s.member, s.mirror, s.tables, s.log)
 	return s, nil
 }

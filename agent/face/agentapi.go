@@ -19,7 +19,8 @@ import (
 
 // Views answers from the agent's view what an application asks beside calls. The queries are as
 // those of relay.Router, without headers. An error is an *invoke.Error, and is about the question
-// (a bad strategy, an unknown cluster, a denied override); that nobody can be called is an answer.
+// (a bad strategy, an unknown cluster, and for Resolve a denied override, of which Explain tells in
+// its notes); that nobody can be called is an answer.
 // It is safe for concurrent use.
 type Views interface {
 	Resolve(ctx context.Context, q relay.Query) (*agentv1.ResolveResponse, error)

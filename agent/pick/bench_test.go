@@ -2,6 +2,7 @@ package pick
 
 import (
 	"fmt"
+	"runtime"
 	"testing"
 	"time"
 
@@ -160,6 +161,22 @@ func BenchmarkNew(b *testing.B) {
 				})
 			}
 		}
+	}
+}
+
+// BenchmarkNewAgain makes a Picker anew whose instances and weights are those of another one.
+func BenchmarkNewAgain(b *testing.B) {
+	for _, n := range [...]int{10, 10_000, 100_000} {
+		b.Run(fmt.Sprintf("%s/%d", strategy.RingHash, n), func(b *testing.B) {
+			cfg := Config{Balancer: strategy.RingHash, Now: start, Rings: &Rings{}}
+			tiers := []Tier{{Share: 100, Groups: groupOf(candidates("i", alternating(n)...))}}
+			p := New(cfg, tiers)
+			b.ReportAllocs()
+			for b.Loop() {
+				p = New(cfg, tiers)
+			}
+			runtime.KeepAlive(p)
+		})
 	}
 }
 

@@ -36,14 +36,15 @@ func newGroup(cfg *Config, tier int, in *Group) (group, time.Time) {
 	if len(g.candidates) == 0 {
 		return group{}, time.Time{}
 	}
+	var seeds []uint64
 	if cfg.Balancer == strategy.RingHash {
-		sortBySeed(g.candidates)
+		seeds = sortBySeed(g.candidates)
 	}
 	weights, again := cfg.weights(g.candidates)
 	switch cfg.Balancer {
 	case strategy.RingHash:
 		if len(g.candidates) > 1 {
-			g.ring = newRing(g.candidates, weights)
+			g.ring = cfg.Rings.ring(seeds, weights)
 		}
 		return g, again
 	case strategy.RoundRobin:

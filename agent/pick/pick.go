@@ -40,6 +40,8 @@ type Config struct {
 	// WarmUp is how long an instance that is new (Load.Since) takes to grow from a tenth of its
 	// weight to all of it; 0 is not at all. It holds for every balancer, also for Random.
 	WarmUp time.Duration
+	// Rings, where not nil, are those of the service's Pickers before, for RingHash.
+	Rings *Rings
 }
 
 // Tier is one of the strategy's tiers.
@@ -87,7 +89,8 @@ type tier struct {
 	until float64 // the sum of the shares up to and with this one
 }
 
-// New makes a Picker. It costs O(n), for RingHash O(n log n), and does not keep tiers. No identity
+// New makes a Picker. It costs O(n), for RingHash O(n log n), of which the most is
+// saved where Config.Rings knows the ring, and does not keep tiers. No identity
 // may appear twice, and no Instance or Load be nil.
 func New(cfg Config, tiers []Tier) *Picker {
 	p := &Picker{tiers: make([]tier, 0, len(tiers)), keyed: cfg.Balancer == strategy.RingHash}

@@ -5,6 +5,8 @@ import (
 	"math"
 	"math/bits"
 	"slices"
+	"sync"
+	"weak"
 
 	"github.com/farcall/farcall/internal/catalog"
 )
@@ -21,6 +23,36 @@ import (
 type ring struct {
 	owners []int32 // which candidate each part belongs to
 	mask   uint64  // the least 2^k-1 that is not less than the highest part
+
+	// seeds and weights are all that it was made of.
+	seeds, weights []uint64
+}
+
+// Rings finds rings again that other Pickers of the same service have: a Picker that is made anew
+// for another reason than its instances and their weights, such as a share that grows, need not
+// make them again, which is by far the most of its cost. It keeps no ring alive. The zero value is
+// ready, and safe for concurrent use.
+type Rings struct {
+	mu   sync.Mutex // held also while a ring is made: whoever wants the same waits for it
+	made []weak.Pointer[ring]
+}
+
+// ring gives the ring of these instances and weights. A nil Rings makes it each time.
+func (r *Rings) ring(seeds, weights []uint64) *ring {
+	if r == nil {
+		return newRing(seeds, weights)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.made = slices.DeleteFunc(r.made, func(p weak.Pointer[ring]) bool { return p.Value() == nil })
+	for _, p := range r.made {
+		if have := p.Value(); have != nil && slices.Equal(have.seeds, seeds) && slices.Equal(have.weights, weights) {
+			return have
+		}
+	}
+	fresh := newRing(seeds, weights)
+	r.made = append(r.made, weak.Make(fresh))
+	return fresh
 }
 
 const (
@@ -35,10 +67,11 @@ const (
 	throws = 6
 )
 
-// newRing shares out the keys; the candidates are in the order of sortBySeed, no weight is 0.
-func newRing(list []Candidate, weights []uint64) *ring {
-	parts := max(minParts, partsEach*len(list))
-	r := &ring{owners: make([]int32, parts), mask: 1<<bits.Len64(uint64(parts-1)) - 1}
+// newRing shares out the keys among candidates with these seeds, in ascending order, and weights, none
+// of which is 0. It keeps both.
+func newRing(seeds, weights []uint64) *ring {
+	parts := max(minParts, partsEach*len(seeds))
+	r := &ring{owners: make([]int32, parts), mask: 1<<bits.Len64(uint64(parts-1)) - 1, seeds: seeds, weights: weights}
 	total := 0.0
 	for _, w := range weights {
 		total += float64(w)
@@ -46,8 +79,8 @@ func newRing(list []Candidate, weights []uint64) *ring {
 	// The time of the first point in each part, in 2^-32 of the race, and whose it is: the least is
 	// the first.
 	first := slices.Repeat([]uint64{missed}, parts)
-	for i := range list {
-		random, points := seed(list[i].Instance), throws*float64(r.mask+1)/total*float64(weights[i])
+	for i := range seeds {
+		random, points := seeds[i], throws*float64(r.mask+1)/total*float64(weights[i])
 		// The race is cut into as many stretches as the instance has points, and in each of them one is
 		// thrown, at a random moment. The product beside the sum is exact, so that a processor which
 		// fuses the two computes the same as all others.
@@ -94,8 +127,9 @@ func (r *ring) part(number uint64) int {
 
 func (r *ring) at(number uint64) int { return int(r.owners[r.part(number)]) }
 
-// sortBySeed brings candidates into an order that does not depend on the one they come in.
-func sortBySeed(list []Candidate) {
+// sortBySeed brings candidates into an order that does not depend on the one they come in, and gives
+// their seeds.
+func sortBySeed(list []Candidate) (seeds []uint64) {
 	type place struct {
 		seed uint64
 		at   int
@@ -106,9 +140,11 @@ func sortBySeed(list []Candidate) {
 	}
 	slices.SortFunc(order, func(a, b place) int { return cmp.Compare(a.seed, b.seed) })
 	was := slices.Clone(list)
+	seeds = make([]uint64, len(list))
 	for i := range order {
-		list[i] = was[order[i].at]
+		list[i], seeds[i] = was[order[i].at], order[i].seed
 	}
+	return seeds
 }
 
 // seed begins the random sequence of an instance: a hash of its identity.

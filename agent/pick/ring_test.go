@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"testing"
 
@@ -276,4 +277,42 @@ func FuzzRing(f *testing.F) {
 			t.Fatalf("weights %v: more than %d were picked", weights, usable)
 		}
 	})
+}
+
+// Pickers of the same instances and weights have one ring; any other is made, and goes with its
+// Pickers.
+func TestRingsAreFoundAgain(t *testing.T) {
+	var rings Rings
+	of := func(tiers ...[]Candidate) *Picker {
+		var in []Tier
+		for _, list := range tiers {
+			in = append(in, Tier{Share: 50, Groups: groupOf(list)})
+		}
+		return New(Config{Balancer: strategy.RingHash, Rings: &rings}, in)
+	}
+	list := candidates("i", 1, 2, 3)
+	first := of(list)
+	reversed := slices.Clone(list)
+	slices.Reverse(reversed)
+	if of(reversed).groups[0].ring != first.groups[0].ring {
+		t.Error("the same instances and weights have another ring")
+	}
+	other := candidates("j", 1, 2, 3)
+	if again := of(other, list); again.groups[1].ring != first.groups[0].ring || again.groups[0].ring == first.groups[0].ring {
+		t.Error("a ring is not found in another tier, or that of others is")
+	}
+	for name, list := range map[string][]Candidate{"weights": candidates("i", 1, 2, 4), "one gone": candidates("i", 1, 2), "one more": candidates("i", 1, 2, 3, 1)} {
+		p, alone := of(list), one(strategy.RingHash, list)
+		if p.groups[0].ring == first.groups[0].ring || !slices.Equal(p.groups[0].ring.owners, alone.groups[0].ring.owners) {
+			t.Errorf("%s: another's ring", name)
+		}
+	}
+	runtime.KeepAlive(first)
+	runtime.GC()
+	runtime.GC()
+	last := of(list)
+	if len(rings.made) != 1 {
+		t.Errorf("%d rings are remembered, one is in use", len(rings.made))
+	}
+	runtime.KeepAlive(last)
 }

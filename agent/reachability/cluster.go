@@ -1,7 +1,6 @@
 package reachability
 
 import (
-	"maps"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -16,9 +15,8 @@ const (
 	probeEvery, probeSoon = 5 * time.Second, time.Second
 	// samples is how many relays of a cluster are probed, one after the other.
 	samples = 3
-	// witnesses is how many relays of a cluster must not answer, and none of them, for the cluster
-	// to be dead: all of them where it has fewer. Three could happen to share a rack.
-	witnesses = 5
+	// askEvery is how often all the other relays of a cluster are dialled because one does not answer.
+	askEvery = time.Second
 )
 
 // cluster is another cluster, as far as its relays tell of it.
@@ -28,8 +26,11 @@ type cluster struct {
 	sample []string // those that are probed: the same ones again and again, so that times compare
 	turn   int
 	due    time.Time // when it is probed next
-	// silent are the relays that were found not to answer since one of them last did.
-	silent   map[string]struct{}
+	// doubted says that one of the relays was found not to answer, and the others are to be asked.
+	doubted bool
+	asked   time.Time // when they were last
+	// dead says that no relay answers. A few that do not say nothing of the others: they could share a
+	// rack.
 	dead     bool
 	distance distance
 }
@@ -59,11 +60,10 @@ func (l *loop) learn(now time.Time) {
 		c := l.clusters[name]
 		if c == nil {
 			// A federation whose agents all start at once is not probed all at once.
-			c = &cluster{name: name, due: now.Add(rand.N(probeSoon)), silent: map[string]struct{}{}}
+			c = &cluster{name: name, due: now.Add(rand.N(probeSoon))}
 			l.clusters[name] = c
 		}
 		c.relays = relays
-		maps.DeleteFunc(c.silent, func(a string, _ struct{}) bool { return !slices.Contains(relays, a) })
 		for _, a := range relays {
 			l.owners[a] = append(l.owners[a], c)
 		}
@@ -71,10 +71,11 @@ func (l *loop) learn(now time.Time) {
 	}
 }
 
-// probe connects to one relay of each cluster that is due. Those that are down are dialled
-// anyway.
+// probe connects to one relay of each cluster that is due, and to all of one that is in doubt. Those
+// that are down are dialled anyway.
 func (l *loop) probe(now time.Time) {
 	for _, c := range l.clusters {
+		l.ask(now, c)
 		if now.Before(c.due) {
 			continue
 		}
@@ -113,7 +114,6 @@ func (l *loop) resample(c *cluster) {
 // heard takes that an address answered.
 func (l *loop) heard(address string, took time.Duration) {
 	for _, c := range l.owners[address] {
-		clear(c.silent)
 		l.judge(c)
 		if c.distance.add(took) {
 			l.news = true
@@ -121,37 +121,37 @@ func (l *loop) heard(address string, took time.Duration) {
 	}
 }
 
-// silent takes that an address was found not to answer. Where that is news, others of its cluster
-// are called as witnesses.
-func (l *loop) silent(address string, news bool) {
+// silent takes that an address went down. Then the others of its cluster are called as witnesses.
+func (l *loop) silent(now time.Time, address string) {
 	for _, c := range l.owners[address] {
-		c.silent[address] = struct{}{}
+		c.doubted = true
 		l.judge(c)
-		if !news || c.dead {
-			continue
-		}
-		missing := min(witnesses, len(c.relays)) - len(c.silent)
-		for _, at := range rand.Perm(len(c.relays)) {
-			if missing <= 0 {
-				break
-			}
-			if _, ok := c.silent[c.relays[at]]; !ok {
-				missing--
-				l.look(c.relays[at])
-			}
+		l.ask(now, c)
+	}
+}
+
+// ask dials the relays of a cluster in doubt that are not known to be down.
+func (l *loop) ask(now time.Time, c *cluster) {
+	if !c.doubted || now.Sub(c.asked) < askEvery {
+		return
+	}
+	c.doubted, c.asked = false, now
+	for _, a := range c.relays {
+		if l.down[a] == nil {
+			l.look(a)
 		}
 	}
 }
 
 // judge says whether a cluster is dead.
 func (l *loop) judge(c *cluster) {
-	dead := len(c.silent) >= min(witnesses, len(c.relays))
+	dead := !slices.ContainsFunc(c.relays, func(a string) bool { return l.down[a] == nil })
 	if dead == c.dead {
 		return
 	}
 	c.dead, l.news = dead, true
 	if dead {
-		l.t.log.Warn("a cluster cannot be reached", "cluster", c.name, "relays", len(c.silent))
+		l.t.log.Warn("a cluster cannot be reached", "cluster", c.name, "relays", len(c.relays))
 	} else {
 		l.t.log.Info("a cluster can be reached again", "cluster", c.name)
 	}

@@ -17,7 +17,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 			Name: "farcall_reachability_down_addresses", Help: "Relay addresses that do not answer.",
 		}),
 		dead: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "farcall_reachability_dead_clusters", Help: "Clusters of which no relay that was dialled answers.",
+			Name: "farcall_reachability_dead_clusters", Help: "Clusters of which no relay answers.",
 		}),
 		changes: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "farcall_reachability_changes_total", Help: "Relay addresses that stopped or began to answer.",

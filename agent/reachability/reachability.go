@@ -27,8 +27,11 @@ const (
 	// dialTimeout is how long an address may take to answer: above any round trip that calls would
 	// be sent over, far below a caller's patience.
 	dialTimeout = time.Second
-	// redialEvery is how soon an address that is down is dialled again.
-	redialEvery = 500 * time.Millisecond
+	// redialEvery is how soon an address that is down is dialled again. It takes longer the longer it
+	// has been down, a redialPart of that, up to redialAtMost: the many agents that wait for a cluster
+	// which stays away shall not be a burden to it.
+	redialEvery, redialAtMost = 500 * time.Millisecond, 5 * time.Second
+	redialPart                = 20
 	// forgetAfter is how long an address stays down that nobody calls and that is no relay which
 	// the view knows. It is then forgotten: its instances may be gone for good, and the next call
 	// will find out.
@@ -39,7 +42,7 @@ const (
 type Findings struct {
 	// Down are the addresses that do not answer.
 	Down map[string]struct{}
-	// Dead are the clusters of which, of several relays, none answers.
+	// Dead are the clusters of which no relay answers, of all that the view gave.
 	Dead map[string]struct{}
 	// Distance is the class of the round-trip time to each cluster that was measured, 0 the
 	// nearest.
@@ -137,6 +140,7 @@ func (t *Tracker) Run(ctx context.Context) error {
 			l.redial(now)
 			l.probe(now)
 		}
+		l.drain()
 		l.tell()
 	}
 }
@@ -147,7 +151,7 @@ type loop struct {
 	dial     func(address string, probe bool)
 	results  chan result
 	dialling map[string]bool
-	down     map[string]time.Time // since when, or since the last suspicion
+	down     map[string]*outage
 
 	clusters map[string]*cluster
 	owners   map[string][]*cluster // of their relays
@@ -155,20 +159,42 @@ type loop struct {
 	news     bool                  // something changed since tell
 }
 
+// outage is an address that does not answer.
+type outage struct {
+	began     time.Time
+	suspected time.Time // by a call, last
+	next      time.Time // when it is dialled again
+}
+
 func newLoop(t *Tracker) *loop {
 	return &loop{
-		t: t, results: make(chan result), dialling: map[string]bool{}, down: map[string]time.Time{},
+		t: t, results: make(chan result), dialling: map[string]bool{}, down: map[string]*outage{},
 		clusters: map[string]*cluster{}, owners: map[string][]*cluster{},
 	}
 }
 
 // look dials a suspect, unless it is being dialled.
 func (l *loop) look(address string) {
-	if _, ok := l.down[address]; ok {
-		l.down[address] = time.Now()
+	if o := l.down[address]; o != nil {
+		o.suspected = time.Now()
 	}
 	if !l.dialling[address] {
 		l.dial(address, false)
+	}
+}
+
+// drain takes what else is there already, so that it is told together: each word costs those who
+// are told a look at all that they have, and while they look more comes in.
+func (l *loop) drain() {
+	for range cap(l.t.suspect) + len(l.dialling) {
+		select {
+		case a := <-l.t.suspect:
+			l.look(a)
+		case r := <-l.results:
+			l.found(time.Now(), r)
+		default:
+			return
+		}
 	}
 }
 
@@ -192,24 +218,27 @@ func (l *loop) found(now time.Time, r result) {
 		l.look(r.address)
 	default:
 		if !was {
-			l.down[r.address] = now
+			l.down[r.address] = &outage{began: now, suspected: now}
 			l.news = true
 			l.t.metrics.changes.Inc()
 			l.t.log.Warn("a relay does not answer", "address", r.address, "error", r.err)
+			l.silent(now, r.address)
 		}
-		l.silent(r.address, !was)
+		o := l.down[r.address]
+		// A tick that comes a little early is in time.
+		o.next = now.Add(min(max(now.Sub(o.began)/redialPart, redialEvery), redialAtMost) - redialEvery/2)
 	}
 }
 
 // redial dials what is down again, and forgets what nobody asks about.
 func (l *loop) redial(now time.Time) {
-	for a, since := range l.down {
-		if now.Sub(since) > forgetAfter && len(l.owners[a]) == 0 {
+	for a, o := range l.down {
+		if now.Sub(o.suspected) > forgetAfter && len(l.owners[a]) == 0 {
 			delete(l.down, a)
 			l.news = true
 			continue
 		}
-		if !l.dialling[a] {
+		if !l.dialling[a] && !now.Before(o.next) {
 			l.dial(a, false)
 		}
 	}

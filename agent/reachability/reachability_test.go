@@ -88,25 +88,30 @@ type network struct {
 	after  map[string]time.Duration
 	silent map[string]bool
 	lost   map[string]int // dials that come to nothing, and then no more
-	dials  map[string]int
-	found  Findings
-	told   int
-	downs  int // of what was told, with anything down
+	// refused is lost for dials that fail at once.
+	refused map[string]int
+	dials   map[string]int
+	found   Findings
+	told    int
+	downs   int           // of what was told, with anything down
+	digest  time.Duration // how long it takes to take in what was told
 }
 
 // inNetwork runs a Tracker in a bubble of its own time.
 func inNetwork(t *testing.T, relays map[string][]string, test func(n *network, tr *Tracker)) {
 	synctest.Test(t, func(t *testing.T) {
-		n := &network{relays: relays, after: map[string]time.Duration{}, silent: map[string]bool{}, lost: map[string]int{}, dials: map[string]int{}}
+		n := &network{relays: relays, after: map[string]time.Duration{}, silent: map[string]bool{}, lost: map[string]int{}, refused: map[string]int{}, dials: map[string]int{}}
 		tr := New(Deps{
 			Log: testkit.Quiet(), Metrics: prometheus.NewRegistry(), Dial: n.dial,
 			Relays: func() map[string][]string { n.mu.Lock(); defer n.mu.Unlock(); return n.relays },
 			Changed: func(f Findings) {
 				n.mu.Lock()
-				defer n.mu.Unlock()
 				n.found = f
 				n.told++
 				n.downs += min(len(f.Down), 1)
+				digest := n.digest
+				n.mu.Unlock()
+				time.Sleep(digest) // of the bubble
 			},
 		})
 		ctx, cancel := context.WithCancel(t.Context())
@@ -125,7 +130,12 @@ func (n *network) dial(ctx context.Context, address string) error {
 	n.dials[address]++
 	after, silent := n.after[address], n.silent[address] || n.lost[address] > 0
 	n.lost[address]--
+	refused := n.refused[address] > 0
+	n.refused[address]--
 	n.mu.Unlock()
+	if refused {
+		return errors.New("refused")
+	}
 	if silent {
 		<-ctx.Done()
 		return ctx.Err()
@@ -201,26 +211,131 @@ func TestADeadClusterIsFoundWithoutACall(t *testing.T) {
 	}
 }
 
-// One relay that does not answer, or a few of many, are no dead cluster.
+// However many relays do not answer, a cluster of which one does is not dead, be it that calls
+// stumble over the silent ones again and again.
 func TestAPartOfAClusterIsNotTheWhole(t *testing.T) {
+	for _, lost := range []int{1, 4, 5, 9, 15} {
+		t.Run(fmt.Sprint(lost), func(t *testing.T) {
+			inNetwork(t, map[string][]string{"west": of("west", 16)}, func(n *network, tr *Tracker) {
+				n.pass(10 * time.Second)
+				// One after the other: what falls silent all at once is a cluster that dies.
+				for _, a := range n.relays["west"][:lost] {
+					n.set(func() { n.silent[a] = true })
+					tr.Suspect(a)
+					n.pass(3 * time.Second)
+				}
+				for range 200 {
+					for _, a := range of("west", lost) {
+						tr.Suspect(a) // calls stumble over them
+					}
+					if f := n.pass(300 * time.Millisecond); len(f.Dead) > 0 {
+						t.Fatalf("%d of 16 relays are silent, and the cluster is dead: %+v", lost, f)
+					}
+				}
+				if f := n.pass(0); len(f.Down) != lost {
+					t.Errorf("down are %v", f.Down)
+				}
+				n.set(func() {
+					for _, a := range n.relays["west"] {
+						n.silent[a] = true
+					}
+				})
+				if f := n.pass(10 * time.Second); len(f.Dead) != 1 {
+					t.Errorf("the rest fell silent 10 s ago: %+v", f)
+				}
+			})
+		})
+	}
+}
+
+// A rack that goes down takes as many relays as there are witnesses. The others are asked before
+// calls leave the cluster for long.
+func TestARackIsNotTheWholeCluster(t *testing.T) {
 	inNetwork(t, map[string][]string{"west": of("west", 16)}, func(n *network, tr *Tracker) {
 		n.pass(10 * time.Second)
 		n.set(func() {
-			for _, a := range n.relays["west"][:4] {
+			for _, a := range of("west", 8) {
 				n.silent[a] = true
 			}
 		})
-		for range 200 {
-			for _, a := range of("west", 4) {
-				tr.Suspect(a) // calls stumble over them
-			}
-			if f := n.pass(300 * time.Millisecond); len(f.Dead) > 0 {
-				t.Fatalf("4 of 16 relays are silent, and the cluster is dead: %+v", f)
-			}
+		for _, a := range of("west", 8) {
+			tr.Suspect(a)
 		}
-		if f := n.pass(0); len(f.Down) != 4 {
-			t.Errorf("down are %v", f.Down)
+		if f := n.pass(dialTimeout + time.Millisecond); len(f.Down) != 8 || len(f.Dead) != 0 {
+			t.Errorf("8 relays of 16 went down together: %+v", f)
 		}
+		if f := n.pass(30 * time.Second); len(f.Dead) != 0 {
+			t.Errorf("and 30 s later: %+v", f)
+		}
+	})
+}
+
+// The others are asked again for a relay that falls silent right after they were, but not for each
+// time that one comes and goes.
+func TestTheOthersAreAskedInMeasure(t *testing.T) {
+	inNetwork(t, map[string][]string{"west": of("west", 16)}, func(n *network, tr *Tracker) {
+		n.pass(10 * time.Second)
+		n.set(func() { n.silent["west-r0:1"], n.silent["west-r1:1"] = true, true })
+		tr.Suspect("west-r0:1")
+		n.pass(500 * time.Millisecond)
+		tr.Suspect("west-r1:1")
+		n.pass(700 * time.Millisecond) // the first is down, and the others have answered
+		n.set(func() {
+			for _, a := range n.relays["west"] {
+				n.silent[a] = true
+			}
+		})
+		if f := n.pass(2500 * time.Millisecond); len(f.Dead) != 1 {
+			t.Errorf("all are silent since the second was suspected: %d down, dead are %v", len(f.Down), f.Dead)
+		}
+		n.set(func() { clear(n.silent) })
+		if f := n.pass(10 * time.Second); len(f.Down) > 0 {
+			t.Fatalf("down are %v", f.Down)
+		}
+		n.set(func() { clear(n.dials) })
+		for range 100 { // the relay is away for a moment, a hundred times in ten seconds
+			n.set(func() { n.refused["west-r0:1"] = 1 })
+			tr.Suspect("west-r0:1")
+			n.pass(50 * time.Millisecond)
+			tr.Suspect("west-r0:1")
+			n.pass(50 * time.Millisecond)
+		}
+		n.set(func() {
+			if got := n.dials["west-r9:1"]; got < 5 || got > 15 {
+				t.Errorf("another relay was dialled %d times, want about once a second", got)
+			}
+		})
+	})
+}
+
+// What was found at the same time, or while somebody still digests what was found before, is told
+// at once: each word costs a look at every service.
+func TestFindingsAreToldTogether(t *testing.T) {
+	inNetwork(t, nil, func(n *network, tr *Tracker) {
+		n.set(func() {
+			n.digest = 200 * time.Millisecond
+			for _, a := range of("west", 40) {
+				n.silent[a] = true
+			}
+		})
+		told := func(what string, down int) {
+			t.Helper()
+			if f := n.pass(5 * time.Second); len(f.Down) != down {
+				t.Errorf("%s: %d are down, want %d", what, len(f.Down), down)
+			}
+			n.set(func() {
+				if n.told > 3 {
+					t.Errorf("%s: told %d times", what, n.told)
+				}
+				n.told = 0
+			})
+		}
+		for _, a := range of("west", 40) {
+			tr.Suspect(a)
+		}
+		told("40 relays go down", 40)
+		n.set(func() { clear(n.silent) })
+		told("40 relays come back", 0)
 	})
 }
 
@@ -302,6 +417,30 @@ func TestWhatIsDownIsForgotten(t *testing.T) {
 		}
 		if f := n.pass(forgetAfter); len(f.Down) != 1 {
 			t.Errorf("down are %v, want the relay of west alone", f.Down)
+		}
+	})
+}
+
+// What stays down is dialled less and less, and found again within seconds all the same.
+func TestWhatStaysDownIsDialledLess(t *testing.T) {
+	inNetwork(t, map[string][]string{"west": of("west", 1)}, func(n *network, _ *Tracker) {
+		n.set(func() { n.silent["west-r0:1"] = true })
+		dials := func(d time.Duration) (count int) {
+			n.set(func() { clear(n.dials) })
+			n.pass(d)
+			n.set(func() { count = n.dials["west-r0:1"] })
+			return count
+		}
+		if got := dials(10 * time.Second); got < 5 {
+			t.Errorf("%d dials in the first 10 s", got)
+		}
+		n.pass(5 * time.Minute)
+		if got := dials(time.Minute); got < 8 || got > 14 {
+			t.Errorf("%d dials in a minute, some minutes later", got)
+		}
+		n.set(func() { clear(n.silent) })
+		if f := n.pass(redialAtMost + time.Second); len(f.Down)+len(f.Dead) > 0 {
+			t.Errorf("it answers again: %+v", f)
 		}
 	})
 }

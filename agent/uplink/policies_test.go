@@ -3,9 +3,12 @@ package uplink
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"google.golang.org/protobuf/proto"
 
@@ -90,6 +93,30 @@ func TestPoliciesThatTheStoreLostAreReported(t *testing.T) {
 	s.reported(t, "no more", func(r *feedv1.ReportRequest) bool { return r.GetRevision() == 4 && len(r.GetPolicies()) == 0 })
 }
 
+// More than fits into a message cannot be told again; the feed must not end over it, again and again.
+func TestPoliciesThatAreTooManyDoNotEndTheFeed(t *testing.T) {
+	s := serve(t)
+	u, _ := newUplink(t, "", s.address)
+	random := rand.NewChaCha8([32]byte{1})
+	var many []*feedv1.Entry
+	for n := range 45 {
+		e := stating(t, "any", 4)
+		e.Key = strings.Replace(e.Key, "cart", fmt.Sprint("cart", n), 1)
+		e.Value = make([]byte, 100<<10) // it is held, understood or not
+		_, _ = random.Read(e.Value)     // it never fails
+		many = append(many, e)
+	}
+	testkit.Go(t, "uplink", u.Run)
+	s.send <- snapshot(t, 7, append(many, marked(t, 4, 0))...)
+	s.reported(t, "them", func(r *feedv1.ReportRequest) bool { return r.GetPolicyRevision() == 4 })
+	wiped := snapshot(t, 8, marked(t, 0, 0))
+	wiped.StoreId = "s2"
+	s.send <- wiped
+	s.reported(t, "the wiped store", func(r *feedv1.ReportRequest) bool {
+		return r.GetStoreId() == "s2" && r.GetPolicyRevision() == 4 && len(r.GetPolicies()) == 0
+	})
+}
+
 func TestReportNamesSomeOfTheRefused(t *testing.T) {
 	var all []string
 	for n := range maxRefused + 5 {
@@ -101,5 +128,9 @@ func TestReportNamesSomeOfTheRefused(t *testing.T) {
 	}
 	if got := told(all[:maxRefused]); len(got) != maxRefused {
 		t.Errorf("%q", got)
+	}
+	long := []string{"x" + strings.Repeat("\u00e4", 1<<15)}
+	if got := told(long); len(got) != 1 || len(got[0]) > maxRefusedText+3 || !utf8.ValidString(got[0]) || len(long[0]) <= 1<<16 {
+		t.Errorf("%d bytes: %.20q", len(got[0]), got)
 	}
 }

@@ -16,6 +16,8 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"slices"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -26,6 +28,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	catalogv1 "github.com/farcall/farcall/api/farcall/catalog/v1"
 	feedv1 "github.com/farcall/farcall/api/farcall/feed/v1"
@@ -43,8 +46,12 @@ const (
 	leaveWithin = time.Second
 	// maxMessage bounds one feed message: a snapshot's part or one transaction's changes.
 	maxMessage = 16 << 20
-	// maxRefused is how many policies that are not understood a report names.
-	maxRefused = 20
+	// maxReport bounds a report, in bytes: gRPC's servers take 4 MiB.
+	maxReport = 4<<20 - 64<<10
+	// maxRefused is how many policies that are not understood a report names, each with so many bytes
+	// at most: beside all policies they must fit into a message.
+	maxRefused     = 20
+	maxRefusedText = 500
 )
 
 // Config is what an uplink is told.
@@ -88,6 +95,7 @@ type Uplink struct {
 	federation atomic.Pointer[string]
 	mirror     atomic.Pointer[mirror.Mirror]
 
+	loaded    sync.Once
 	dirty     chan struct{} // holds a token while there is something to save
 	decreed   chan struct{} // holds a token while policies changed that no report told of
 	connected atomic.Bool
@@ -140,11 +148,16 @@ func (u *Uplink) Stale() bool {
 	return len(clusters) > 0 && !slices.ContainsFunc(clusters, func(c mirror.Cluster) bool { return c.State != catalog.StateStale })
 }
 
+// Load starts from the last view on disk, where there is one; Run does it where nobody did before.
+// Whoever takes calls loads first: a call must not find an agent that knows nothing of what it has
+// saved.
+func (u *Uplink) Load() { u.loaded.Do(u.load) }
+
 // Run loads the last view and then follows the feed until ctx is done, when it takes back the
 // agent's record, saves the view and returns ctx.Err(). A synchronizer that cannot be reached, or
 // serves another federation, is tried again for ever.
 func (u *Uplink) Run(ctx context.Context) error {
-	u.load()
+	u.Load()
 	g, gctx := errgroup.WithContext(ctx)
 	if u.cfg.File != "" {
 		g.Go(func() error { return u.keepSaved(gctx) })
@@ -392,15 +405,26 @@ func (u *Uplink) reportNow(leaving bool) (*feedv1.ReportRequest, error) {
 	if r.Policies, err = m.PolicyEntries(); err != nil {
 		return nil, fmt.Errorf("report policies: %w", err)
 	}
+	if size := proto.Size(r); size > maxReport {
+		// Without them the feed stays up; with them every session would end here.
+		u.log.Warn("the store has lost policies, and what is held of them is too much to be told", "bytes", size, "policies", len(r.Policies))
+		r.Policies = nil
+	}
 	return r, nil
 }
 
 // told cuts a long list to what somebody may read.
 func told(refused []string) []string {
-	if len(refused) <= maxRefused {
-		return refused
+	list := slices.Clone(refused[:min(len(refused), maxRefused)])
+	for i, why := range list {
+		if len(why) > maxRefusedText {
+			list[i] = strings.ToValidUTF8(why[:maxRefusedText], "") + "..."
+		}
 	}
-	return append(slices.Clone(refused[:maxRefused]), fmt.Sprintf("and %d more", len(refused)-maxRefused))
+	if more := len(refused) - len(list); more > 0 {
+		list = append(list, fmt.Sprintf("and %d more", more))
+	}
+	return list
 }
 
 // leave takes the record back. The stream's context ends it where nobody answers.

@@ -13,8 +13,12 @@ const (
 	// lookEvery is how often the freshness of clusters is looked at.
 	lookEvery = time.Second
 	// breath is the least time between two rounds of what is due: much that is due at about the
-	// same time is done at once.
-	breath = 20 * time.Millisecond
+	// same time is done at once. After a round that took long it is breathFactor times as long as
+	// that, up to breathAtMost, so that thousands of plans that change all the time (ramps) take a
+	// part of one processor and no more.
+	breath       = 20 * time.Millisecond
+	breathFactor = 4
+	breathAtMost = 5 * time.Second
 	// judgeWithin is how soon after a failed call that is not suspicious by itself the instances
 	// of its service are judged.
 	judgeWithin = time.Second
@@ -22,10 +26,11 @@ const (
 
 // agenda is what is due, and when. Its methods are safe for concurrent use.
 type agenda struct {
-	// wake holds a token when something became due earlier than it was.
+	// wake holds a token when something became due earlier than all there was.
 	wake chan struct{}
 
 	mu     sync.Mutex
+	first  time.Time                  // what next gave last
 	plans  map[catalog.Name]time.Time // when a plan of the service is to be made anew
 	trials map[catalog.Name]time.Time // when its instances are to be judged
 }
@@ -51,6 +56,9 @@ func (a *agenda) add(to map[catalog.Name]time.Time, n catalog.Name, at time.Time
 		return
 	}
 	to[n] = at
+	if !a.first.IsZero() && !at.Before(a.first) {
+		return
+	}
 	select {
 	case a.wake <- struct{}{}:
 	default:
@@ -74,7 +82,8 @@ func due(of map[catalog.Name]time.Time, now time.Time) (names []catalog.Name) {
 	return names
 }
 
-// next gives when the next is due; zero for nothing.
+// next gives when the next is due; zero for nothing. It costs a look at all that there is, and what
+// comes later and is due later wakes nobody.
 func (a *agenda) next() (at time.Time) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -83,6 +92,7 @@ func (a *agenda) next() (at time.Time) {
 			at = earlier(at, t)
 		}
 	}
+	a.first = at
 	return at
 }
 
@@ -100,12 +110,14 @@ func (b *Book) Run(ctx context.Context) error {
 			return ctx.Err()
 		case <-second.C:
 			b.freshen(time.Now())
+			b.forget()
 			continue
 		case <-b.agenda.wake:
 		case <-alarm.C:
-			b.catchUp(time.Now())
+			began := time.Now()
+			b.catchUp(began)
 			// What comes in meanwhile waits a breath for its like.
-			pause := time.NewTimer(breath)
+			pause := time.NewTimer(breathAfter(time.Since(began)))
 			select {
 			case <-pause.C:
 			case <-ctx.Done():
@@ -119,22 +131,48 @@ func (b *Book) Run(ctx context.Context) error {
 	}
 }
 
-// catchUp does what is due by now.
+// breathAfter gives the pause after a round that took some time.
+func breathAfter(took time.Duration) time.Duration {
+	return min(max(breathFactor*took, breath), breathAtMost)
+}
+
+// catchUp does what is due by now. Others need not wait for more than one service of it.
 func (b *Book) catchUp(now time.Time) {
 	plans, trials := b.agenda.take(now)
-	if len(plans)+len(trials) == 0 {
-		return
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
 	for _, n := range trials {
+		b.mu.Lock()
 		b.judge(n, now)
+		b.mu.Unlock()
 	}
 	for _, n := range plans {
+		b.mu.Lock()
 		if s := (*b.services.Load())[n]; s != nil {
 			s.service.Load().renew(now)
 			b.watchers.tell(n)
 		}
+		b.mu.Unlock()
+	}
+}
+
+// forget lets go of services that nobody lists any more, as those that nobody ever listed are not kept.
+func (b *Book) forget() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.left {
+		return
+	}
+	b.left = false
+	next := maps.Clone(*b.services.Load())
+	var gone []catalog.Name
+	for n, at := range next {
+		if !at.service.Load().known {
+			gone = append(gone, n)
+			delete(next, n)
+		}
+	}
+	b.services.Store(&next)
+	for _, n := range gone {
+		b.watchers.tell(n) // who waits on waits for one that nobody lists
 	}
 }
 

@@ -204,6 +204,59 @@ func TestAClusterThatSaysNothingExpires(t *testing.T) {
 	})
 }
 
+// Who watches a service learns of what changes for the time alone, and so do pinned calls.
+func TestWhatIsDueIsSeen(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		r := two(t)
+		r.run()
+		r.put(&policyv1.Cordon{Cluster: "west", Expires: timestamppb.New(time.Now().Add(time.Minute))})
+		pinned := func() string {
+			t.Helper()
+			p, err := r.b.Service(cart).Plan("", "west")
+			if err != nil {
+				t.Fatal(err)
+			}
+			return string(p.Decision.Unavailable)
+		}
+		r.goes("")
+		if got := pinned(); got != string(strategy.NoExternalInstances) {
+			t.Fatalf("pinned to a cordoned cluster: %q", got)
+		}
+		changed := r.b.Watch(cart)
+		pass(time.Minute + breath)
+		select {
+		case <-changed:
+		default:
+			t.Error("nobody is told that the cordon ended")
+		}
+		if got := pinned(); got != "" {
+			t.Errorf("pinned to a cluster that is cordoned no more: %s", got)
+		}
+	})
+}
+
+// Another policy is followed at once: what was held back under the one before is its own affair.
+func TestAnotherPolicyHasNoPast(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		r := two(t)
+		r.b.Local(health(catalog.Healthy, catalog.Healthy))
+		r.run()
+		p := says("cart", "local-first")
+		p.Settings.Failover = &policyv1.Failover{Threshold: 100}
+		r.put(p)
+		r.goes("")
+		r.b.Local(health(catalog.Healthy, catalog.Unhealthy))
+		if n := r.share("west", 1000); n < 400 || n > 600 {
+			t.Fatalf("half of the instances are unhealthy: %d of 1000 leave", n)
+		}
+		p.Settings.Failover = &policyv1.Failover{Threshold: 50}
+		r.put(p)
+		if n := r.share("west", 1000); n != 0 {
+			t.Errorf("half is enough now: %d of 1000 leave", n)
+		}
+	})
+}
+
 // Names that nobody knows leave nothing behind that is due.
 func TestUnknownNamesHaveNoAgenda(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
@@ -220,4 +273,97 @@ func TestUnknownNamesHaveNoAgenda(t *testing.T) {
 			t.Errorf("%d things are due of services that nobody knows", n)
 		}
 	})
+}
+
+// A service that goes while something is due of it, and is called all the same, does no harm.
+func TestAServiceGoesBeforeWhatIsDue(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		r := two(t)
+		r.run()
+		p := says("cart", "any")
+		p.Settings.WarmUp = durationpb.New(time.Minute)
+		r.put(p)
+		r.goes("")
+		r.b.Local(local(true, "l@n1", "fresh@n1")) // which makes a plan that is due as it warms up
+		r.b.Local(intake.Change{Complete: true, Services: map[catalog.Name]intake.List{cart: {Gone: true}}})
+		r.change(r.gone("west"))
+		if got := r.goes(""); got != string(strategy.NotFound) {
+			t.Fatalf("gone: %s", got)
+		}
+		changed := r.b.Watch(cart)
+		pass(2 * time.Minute)
+		if n := len(*r.b.services.Load()); n != 0 {
+			t.Errorf("%d services are kept that nobody lists any more", n)
+		}
+		// It comes back as if it had never been away, and those who waited for it learn of it.
+		for range 2 {
+			select {
+			case <-changed:
+				changed = r.b.Watch(cart)
+			default:
+			}
+		}
+		r.b.Local(local(true, "l@n1"))
+		select {
+		case <-changed:
+		default:
+			t.Error("those who wait for the service do not learn that it is back")
+		}
+		if got := r.goes(""); got != "l" {
+			t.Errorf("back again: %s", got)
+		}
+	})
+}
+
+// Only what is due earlier than all else wakes the one that does it.
+func TestTheAgendaWakesForWhatIsEarlier(t *testing.T) {
+	var a agenda
+	a.init()
+	woken := func() bool {
+		select {
+		case <-a.wake:
+			return true
+		default:
+			return false
+		}
+	}
+	name := func(n string) catalog.Name { return catalog.Name{Namespace: "default", Service: n} }
+	at := func(s int) time.Time { return now.Add(time.Duration(s) * time.Second) }
+	a.plan(name("first"), at(10))
+	if !woken() {
+		t.Error("the first thing wakes nobody")
+	}
+	if next := a.next(); !next.Equal(at(10)) {
+		t.Fatalf("next is %v", next)
+	}
+	a.plan(name("later"), at(20))
+	a.trial(name("same"), at(10))
+	if woken() {
+		t.Error("what is due later wakes")
+	}
+	a.trial(name("earlier"), at(5))
+	if !woken() || !a.next().Equal(at(5)) {
+		t.Error("what is due earlier does not wake")
+	}
+	if plans, trials := a.take(at(30)); len(plans) != 2 || len(trials) != 2 {
+		t.Errorf("due are %v and %v", plans, trials)
+	}
+	if !a.next().IsZero() {
+		t.Error("something is due still")
+	}
+	a.plan(name("again"), at(40))
+	if !woken() {
+		t.Error("the first thing after all was done wakes nobody")
+	}
+}
+
+// The work for time alone takes a bounded part of a processor, however much there is of it.
+func TestBreath(t *testing.T) {
+	for took, want := range map[time.Duration]time.Duration{
+		0: breath, time.Millisecond: breath, 100 * time.Millisecond: 400 * time.Millisecond, time.Minute: breathAtMost,
+	} {
+		if got := breathAfter(took); got != want {
+			t.Errorf("after %v: %v, want %v", took, got, want)
+		}
+	}
 }

@@ -116,6 +116,34 @@ func TestAllLocalInstancesEjected(t *testing.T) {
 	})
 }
 
+// What fails is set aside also where only calls that ask for another strategy go there.
+func TestOverridesEjectToo(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		r := two(t)
+		r.change(r.list("west", "w@x", "v@x"))
+		r.put(says("cart", "local-only"))
+		r.run()
+		r.calls(strategy.ExternalOnly, 100, 2*time.Second, fails(pick.Failed, "w"))
+		if counts, _ := r.calls(strategy.ExternalOnly, 100, 2*time.Second, fails(pick.Failed, "w")); counts["w"] > 0 || counts["v"] != 200 {
+			t.Errorf("calls went to %v", counts)
+		}
+	})
+}
+
+// Where recover-all uses unhealthy instances, nobody judges them: their registry has.
+func TestALastResortIsNotJudged(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		r := two(t)
+		r.b.Local(health(catalog.Unhealthy, catalog.Unhealthy))
+		r.put(says("cart", "local-only"))
+		r.run()
+		r.calls("", 100, 5*time.Second, fails(pick.Failed, "a", "b"))
+		if got := r.metric("farcall_view_ejections_total"); got != 0 {
+			t.Errorf("%v were ejected", got)
+		}
+	})
+}
+
 // One whose ejection ended while its registry called it unhealthy takes calls as soon as it is
 // healthy.
 func TestEjectedWhileUnhealthy(t *testing.T) {

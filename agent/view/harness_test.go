@@ -176,6 +176,12 @@ func (r *rig) list(cluster string, words ...string) *feedv1.Entry {
 	return r.entry(keys.Key{Kind: keys.Slice, Cluster: cluster, Name: cart}, v)
 }
 
+// gone takes a cluster's list of cart away.
+func (r *rig) gone(cluster string) *feedv1.Entry {
+	r.rev++
+	return &feedv1.Entry{Key: r.schema.Format(keys.Key{Kind: keys.Slice, Cluster: cluster, Name: cart}), Deleted: true, Revision: r.rev}
+}
+
 func (r *rig) synced(cluster string) *feedv1.Entry {
 	return r.entry(keys.Key{Kind: keys.Synced, Cluster: cluster}, &storev1.Synced{Cluster: cluster, Epoch: 1})
 }

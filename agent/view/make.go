@@ -29,6 +29,7 @@ func (b *Book) remake(n catalog.Name) {
 	made := b.make(n, old)
 	made.takeOver(old)
 	s.service.Store(made)
+	b.left = b.left || !made.known
 	b.watchers.tell(n)
 	if made.ejected > 0 {
 		// One whose time was over while it could not have been called anyway may be called again.
@@ -54,6 +55,11 @@ func (b *Book) make(n catalog.Name, old *Service) *Service {
 		cordons:       b.policies.Set.CordonsOf(n),
 		advancing:     b.advancing,
 	}}
+	if s.policy.Balancer == strategy.RingHash {
+		if s.rings = old.rings; s.rings == nil {
+			s.rings = &pick.Rings{}
+		}
+	}
 	var lists [][]*catalog.Instance
 	for _, name := range slices.Sorted(maps.Keys(b.clusters)) {
 		var list []*catalog.Instance

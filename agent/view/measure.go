@@ -9,6 +9,7 @@ import (
 
 	catalogv1 "github.com/farcall/farcall/api/farcall/catalog/v1"
 	"github.com/farcall/farcall/internal/catalog"
+	"github.com/farcall/farcall/strategy"
 )
 
 // measured is what was found out of addresses and clusters. The maps are not changed.
@@ -27,8 +28,39 @@ func (b *Book) Reachable(down, dead map[string]struct{}, distance map[string]int
 	was := b.measured
 	b.measured = measured{down, dead, distance}
 	b.forgive(was)
-	b.learnClusters()
-	b.remakeAll()
+	if !maps.Equal(was.dead, dead) || !maps.Equal(was.distance, distance) {
+		b.learnClusters()
+		b.remakeAll()
+		return
+	}
+	// What only the instances behind some relays are concerned by is not for all services.
+	turned := difference(was.down, down)
+	for n, at := range *b.services.Load() {
+		if at.service.Load().dials(turned) {
+			b.remake(n)
+		}
+	}
+}
+
+// difference gives what is in one of the sets alone.
+func difference(a, b map[string]struct{}) map[string]struct{} {
+	out := map[string]struct{}{}
+	for _, sets := range [...][2]map[string]struct{}{{a, b}, {b, a}} {
+		for word := range sets[0] {
+			if _, both := sets[1][word]; !both {
+				out[word] = struct{}{}
+			}
+		}
+	}
+	return out
+}
+
+// dials reports whether any instance is dialled at one of the addresses.
+func (s *Service) dials(addresses map[string]struct{}) bool {
+	return len(addresses) > 0 && slices.ContainsFunc(s.candidates, func(c strategy.Candidate) bool {
+		_, ok := addresses[c.Dial]
+		return ok
+	})
 }
 
 // forgive takes back what calls said against instances whose relay did not answer, and does now: it

@@ -6,8 +6,10 @@ import (
 	"strings"
 	"testing"
 
+	catalogv1 "github.com/farcall/farcall/api/farcall/catalog/v1"
 	feedv1 "github.com/farcall/farcall/api/farcall/feed/v1"
 	storev1 "github.com/farcall/farcall/api/farcall/store/v1"
+	"github.com/farcall/farcall/internal/catalog"
 	"github.com/farcall/farcall/internal/keys"
 	"github.com/farcall/farcall/strategy"
 )
@@ -91,5 +93,35 @@ func TestRelaysToProbe(t *testing.T) {
 	r.change(r.agent("west", "x0", "10.1.200.1:1"))
 	if other := r.b.Relays(); slices.Equal(other["west"], some["west"]) {
 		t.Error("two agents probe the same relays")
+	}
+}
+
+// A relay that comes and goes concerns the services that are called by it, and no others.
+func TestARelayConcernsItsServices(t *testing.T) {
+	r := two(t)
+	other := catalog.Name{Namespace: "default", Service: "other"}
+	i := &catalog.Instance{ID: catalog.ID{Cluster: "west", Name: other, Instance: "o"}, Node: "y", Address: "10.9.0.1", Port: 80, Weight: 1}
+	v := &storev1.Slice{Cluster: "west", Namespace: "default", Service: "other", Epoch: 1, Seq: 1, Instances: []*catalogv1.Instance{i.Proto()}}
+	r.change(r.entry(keys.Key{Kind: keys.Slice, Cluster: "west", Name: other}, v), r.agent("west", "y", "10.1.0.2:1"))
+	for _, down := range []map[string]struct{}{{"10.1.0.1:1": {}}, nil} {
+		mine, others := r.b.Service(cart), r.b.Service(other)
+		r.b.Reachable(down, nil, nil)
+		if r.b.Service(cart) == mine {
+			t.Error("the service behind the relay is not made anew")
+		}
+		if r.b.Service(other) != others {
+			t.Error("a service that has nothing to do with the relay is made anew")
+		}
+	}
+	// What concerns a cluster concerns all.
+	for _, m := range []struct {
+		dead     map[string]struct{}
+		distance map[string]int
+	}{{dead: map[string]struct{}{"west": {}}}, {}, {distance: map[string]int{"west": 1}}, {distance: map[string]int{"west": 2}}, {}} {
+		others := r.b.Service(other)
+		r.b.Reachable(nil, m.dead, m.distance)
+		if r.b.Service(other) == others {
+			t.Errorf("%+v changes nothing", m)
+		}
 	}
 }

@@ -69,7 +69,7 @@ func (f *facts) plan(override strategy.Kind, pin string, previous strategy.State
 	d.Rule = source + ": " + d.Rule
 	p := &Plan{Decision: d, Source: source, Terms: f.terms(d.Rule), state: state, due: d.Next, expired: expired(d.Left)}
 	picker := func(tiers ...pick.Tier) *pick.Picker {
-		made := pick.New(pick.Config{Balancer: f.policy.Balancer, Now: now, WarmUp: f.policy.WarmUp}, tiers)
+		made := pick.New(pick.Config{Balancer: f.policy.Balancer, Now: now, WarmUp: f.policy.WarmUp, Rings: f.rings}, tiers)
 		p.due = earlier(p.due, made.Next())
 		return made
 	}

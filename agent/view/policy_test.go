@@ -291,3 +291,19 @@ func TestPoliciesThatAreNotUnderstood(t *testing.T) {
 		t.Errorf("revision %v, want %d", got, r.revision)
 	}
 }
+
+// The rings of a service go from one of its Services to the next.
+func TestRingsAreHandedOn(t *testing.T) {
+	r := two(t)
+	if r.b.Service(cart).rings != nil {
+		t.Error("rings where no balancer has any")
+	}
+	p := says("cart", "any")
+	p.Settings.Balancer, p.Settings.HashHeader = ptr("ring-hash"), ptr("x-user")
+	r.put(p)
+	before := r.b.Service(cart)
+	r.b.Reachable(nil, nil, map[string]int{"west": 1})
+	if now := r.b.Service(cart); now == before || now.rings == nil || now.rings != before.rings {
+		t.Error("the rings are not handed on")
+	}
+}

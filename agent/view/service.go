@@ -24,10 +24,13 @@ type Service struct {
 	plain  [planKinds]atomic.Pointer[Plan]
 	before [planKinds]strategy.State
 	mu     sync.Mutex // guards pinned, and the making of plans
-	// pinned are plans of calls that name a cluster; there are no more than clusters times
-	// strategies, because an unknown cluster makes no plan.
+	// pinned are plans of calls that name a cluster, no more than maxPinned. An unknown cluster makes
+	// none.
 	pinned map[pinKey]*Plan
 }
+
+// maxPinned bounds what callers that pin to every cluster, with every strategy, can have a service keep.
+const maxPinned = 32
 
 // facts are what plans are made of.
 type facts struct {
@@ -46,7 +49,8 @@ type facts struct {
 	policiesKnown bool
 	cordons       []strategy.Cordon
 	advancing     bool
-	book          *Book // which is told when a plan is due; nil for nobody
+	rings         *pick.Rings // of the pickers of all its plans; nil where they have none
+	book          *Book       // which is told when a plan is due; nil for nobody
 }
 
 type pinKey struct {
@@ -144,6 +148,12 @@ func (s *Service) planPinned(key pinKey) (*Plan, error) {
 		if s.pinned == nil {
 			s.pinned = map[pinKey]*Plan{}
 		}
+		if len(s.pinned) >= maxPinned {
+			for any := range s.pinned { // which of them is left to chance
+				delete(s.pinned, any)
+				break
+			}
+		}
 		s.pinned[key] = p
 		s.announce(p)
 	}
@@ -217,7 +227,12 @@ func (s *Service) renew(now time.Time) {
 	}
 }
 
-func (s *Service) announceAgain(p *Plan) { s.book.agenda.plan(s.name, p.due) }
+// announceAgain has a plan that was announced before made anew when it is due.
+func (s *Service) announceAgain(p *Plan) {
+	if s.book != nil { // else the service has gone since
+		s.book.agenda.plan(s.name, p.due)
+	}
+}
 
 // String names the service and counts its instances, for logs.
 func (s *Service) String() string { return fmt.Sprintf("%s (%d instances)", s.name, len(s.candidates)) }

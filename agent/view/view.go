@@ -88,6 +88,7 @@ type Book struct {
 	stale       map[string]time.Time // clusters that are stale, and since when nobody confirmed them
 	advancing   bool                 // the feed is up and brings news of some cluster
 	measured    measured
+	left        bool // some Service that is kept is one that nobody lists any more
 }
 
 // viaAgents is the word in a cluster's meta for one that is read via its agents.

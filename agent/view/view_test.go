@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/farcall/farcall/agent/pick"
+	feedv1 "github.com/farcall/farcall/api/farcall/feed/v1"
 	policyv1 "github.com/farcall/farcall/api/farcall/policy/v1"
 	storev1 "github.com/farcall/farcall/api/farcall/store/v1"
 	"github.com/farcall/farcall/internal/catalog"
@@ -248,6 +249,31 @@ func TestPins(t *testing.T) {
 				t.Errorf("%s pinned to %s: got %s, want %s", c.override, c.pin, got, c.want)
 			}
 		}
+	}
+}
+
+// A caller that pins to all clusters with all strategies makes a service keep a bounded number of
+// plans.
+func TestPinnedPlansAreBounded(t *testing.T) {
+	r := two(t)
+	var more []*feedv1.Entry
+	for n := range 2 * maxPinned {
+		more = append(more, r.synced(fmt.Sprint("c", n)))
+	}
+	r.change(more...)
+	s := r.b.Service(cart)
+	for n := range 2 * maxPinned {
+		if _, err := s.Plan("", fmt.Sprint("c", n)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := len(s.pinned); n != maxPinned {
+		t.Errorf("%d plans are kept, want %d", n, maxPinned)
+	}
+	last := fmt.Sprint("c", 2*maxPinned-1)
+	kept, err := s.Plan("", last)
+	if again, _ := s.Plan("", last); err != nil || again != kept {
+		t.Errorf("the last plan is not kept: %v", err)
 	}
 }
 

@@ -47,6 +47,8 @@ func (c *cli) waitApplied(ctx context.Context, a *admin, revision uint64) (*appl
 	words := fmt.Sprintf("it is written at revision %d, but only %d of %s applied it within %s",
 		revision, list.GetApplied(), count(uint64(list.GetAgents()), "agent"), waitLimit)
 	// Who they are is a help; that nobody can say so is no other error.
+	ctx, cancel := question(ctx)
+	defer cancel()
 	if agents, err := a.ListAgents(ctx, &adminv1.ListAgentsRequest{}); err == nil {
 		if late := behind(agents, revision); len(late) == int(list.GetAgents()-list.GetApplied()) {
 			words += "; not " + strings.Join(late, ", ")

@@ -72,7 +72,7 @@ func (c *cli) policyApply() *cobra.Command {
 				}
 				return c.preview(cmd.Context(), previews(list))
 			}
-			return c.once(cmd.Context(), "policy apply", func(ctx context.Context, a *admin) error {
+			return c.many(cmd.Context(), "policy apply", func(ctx context.Context, a *admin) error {
 				return w.write(ctx, a, wait, func(is *adminv1.ListPoliciesResponse) error { return w.apply(ctx, a, is, list) })
 			})
 		},
@@ -101,7 +101,7 @@ func (c *cli) policyDelete() *cobra.Command {
 				return err
 			}
 			w := &writer{cli: c}
-			return c.once(cmd.Context(), "policy delete", func(ctx context.Context, a *admin) error {
+			return c.many(cmd.Context(), "policy delete", func(ctx context.Context, a *admin) error {
 				return w.write(ctx, a, wait, func(is *adminv1.ListPoliciesResponse) error { return w.remove(ctx, a, is, list) })
 			})
 		},
@@ -174,7 +174,7 @@ func (w *writer) apply(ctx context.Context, a *admin, is *adminv1.ListPoliciesRe
 			continue
 		}
 		p.Author = author()
-		answer, err := a.PutPolicy(ctx, &adminv1.PutPolicyRequest{Policy: p, IfRevision: w.ifRevision})
+		answer, err := putPolicy(ctx, a, &adminv1.PutPolicyRequest{Policy: p, IfRevision: w.ifRevision})
 		if err != nil {
 			return a.inWords(policyWords(p), err)
 		}
@@ -187,6 +187,18 @@ func (w *writer) apply(ctx context.Context, a *admin, is *adminv1.ListPoliciesRe
 		}
 	}
 	return nil
+}
+
+func putPolicy(ctx context.Context, a *admin, req *adminv1.PutPolicyRequest) (*adminv1.PutPolicyResponse, error) {
+	ctx, cancel := question(ctx)
+	defer cancel()
+	return a.PutPolicy(ctx, req)
+}
+
+func deletePolicy(ctx context.Context, a *admin, req *adminv1.DeletePolicyRequest) (*adminv1.DeletePolicyResponse, error) {
+	ctx, cancel := question(ctx)
+	defer cancel()
+	return a.DeletePolicy(ctx, req)
 }
 
 // same reports whether what is stored needs no writing. A revision that was asked for and is
@@ -203,7 +215,7 @@ func (w *writer) remove(ctx context.Context, a *admin, is *adminv1.ListPoliciesR
 		}
 	}
 	for _, p := range list {
-		answer, err := a.DeletePolicy(ctx, &adminv1.DeletePolicyRequest{Target: p.GetTarget(), From: p.GetFrom()})
+		answer, err := deletePolicy(ctx, a, &adminv1.DeletePolicyRequest{Target: p.GetTarget(), From: p.GetFrom()})
 		if err != nil {
 			return a.inWords(policyWords(p), err)
 		}

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"regexp"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -254,13 +255,17 @@ func (c *cli) printEnvelope(resp *http.Response, body io.Reader) error {
 	return c.printJSON(out)
 }
 
+// agentsOwn is how the reason of an answer begins that no application gave: with one word, such as
+// DEADLINE_EXCEEDED. It may name an instance all the same, the one that may have executed the call.
+var agentsOwn = regexp.MustCompile(`^[A-Z][A-Z_]+: `)
+
 // answered gives an answer's exit code. An answer that names who served it is the
 // application's; any other is the agent's own, with Dapr's error body.
 func answered(what string, resp *http.Response, head []byte) error {
 	if resp.StatusCode >= 200 && resp.StatusCode < 300 {
 		return nil
 	}
-	if by := resp.Header.Get(headerServedBy); by != "" {
+	if by := resp.Header.Get(headerServedBy); by != "" && !agentsOwn.MatchString(resp.Header.Get(headerReason)) {
 		return &exitError{code: exitFailed, err: fmt.Errorf("%s: %s answered %s", what, by, resp.Status)}
 	}
 	code := exitFailed

@@ -95,6 +95,9 @@ type kept struct {
 	lag int
 	// refuse is the service about which a policy is not taken.
 	refuse string
+	// pace is how long it takes to write one policy; deadlines are until when each may take.
+	pace      time.Duration
+	deadlines []time.Time
 	// written is every request that asks for a change, and previews every one that asks what it
 	// would do.
 	written  []proto.Message
@@ -136,9 +139,14 @@ func (f *fakeAdmin) ListPolicies(context.Context, *adminv1.ListPoliciesRequest) 
 	return list, nil
 }
 
-func (f *fakeAdmin) PutPolicy(_ context.Context, r *adminv1.PutPolicyRequest) (*adminv1.PutPolicyResponse, error) {
+func (f *fakeAdmin) PutPolicy(ctx context.Context, r *adminv1.PutPolicyRequest) (*adminv1.PutPolicyResponse, error) {
 	f.kept.mu.Lock()
 	defer f.kept.mu.Unlock()
+	until, _ := ctx.Deadline()
+	f.kept.deadlines = append(f.kept.deadlines, until)
+	if f.kept.pace > 0 {
+		<-time.NewTimer(f.kept.pace).C
+	}
 	if f.kept.refuse != "" && r.GetPolicy().GetTarget().GetService() == f.kept.refuse {
 		return nil, status.Error(codes.InvalidArgument, "from: shares east with another policy")
 	}

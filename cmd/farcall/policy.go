@@ -241,5 +241,7 @@ func policies(n int) string {
 
 // listPolicies asks for all policies and who follows them.
 func listPolicies(ctx context.Context, a *admin) (*adminv1.ListPoliciesResponse, error) {
+	ctx, cancel := question(ctx)
+	defer cancel()
 	return a.ListPolicies(ctx, &adminv1.ListPoliciesRequest{})
 }

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
@@ -109,6 +110,19 @@ applied by 3 of 3 agents
 	}
 	if n := len(f.kept.requests()); n != 2 {
 		t.Errorf("%d changes were asked for, want no more than 2", n)
+	}
+}
+
+// A file may hold thousands of policies: that writing all of them takes long is no reason to stop
+// halfway.
+func TestEachPolicyOfAFileHasItsOwnTime(t *testing.T) {
+	f := &fakeAdmin{kept: kept{pace: 100 * time.Millisecond}}
+	r := farcall(t, "{service: a, strategy: any}\n---\n{service: b, strategy: any}\n---\n{service: c, strategy: any}\n",
+		"--server", serve(t, f), "policy", "apply", "-f", "-")
+	r.want(t, exitOK)
+	at := f.kept.deadlines
+	if len(at) != 3 || at[2].Sub(at[0]) < f.kept.pace {
+		t.Errorf("the deadlines are %v", at)
 	}
 }
 

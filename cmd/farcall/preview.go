@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -63,7 +64,7 @@ func previews(policies []*policyv1.Policy) []*adminv1.PreviewPolicyRequest {
 
 // preview asks for each and prints the answers one after the other.
 func (c *cli) preview(ctx context.Context, list []*adminv1.PreviewPolicyRequest) error {
-	return c.once(ctx, "policy preview", func(ctx context.Context, a *admin) error {
+	return c.many(ctx, "policy preview", func(ctx context.Context, a *admin) error {
 		for i, r := range list {
 			if r.GetDelete() {
 				is, err := listPolicies(ctx, a)
@@ -74,7 +75,7 @@ func (c *cli) preview(ctx context.Context, list []*adminv1.PreviewPolicyRequest)
 					return unknownPolicy(is, r.GetPolicy())
 				}
 			}
-			answer, err := a.PreviewPolicy(ctx, r)
+			answer, err := previewPolicy(ctx, a, r)
 			if err != nil {
 				return a.inWords(policyWords(r.GetPolicy()), err)
 			}
@@ -89,6 +90,12 @@ func (c *cli) preview(ctx context.Context, list []*adminv1.PreviewPolicyRequest)
 		}
 		return nil
 	})
+}
+
+func previewPolicy(ctx context.Context, a *admin, req *adminv1.PreviewPolicyRequest) (*adminv1.PreviewPolicyResponse, error) {
+	ctx, cancel := question(ctx)
+	defer cancel()
+	return a.PreviewPolicy(ctx, req)
 }
 
 // between parts two answers: JSON values need nothing.
@@ -112,7 +119,10 @@ func (c *cli) counted(r *adminv1.PreviewPolicyRequest, p *adminv1.PreviewPolicyR
 	}
 	moved := map[string]bool{}
 	for _, m := range p.GetMoves() {
-		moved[m.GetNamespace()+"/"+m.GetService()] = true
+		shifts := slices.ContainsFunc(m.GetClusters(), func(s *adminv1.Shift) bool { return s.GetBefore() != s.GetAfter() })
+		if shifts || m.GetUnavailableBefore() != m.GetUnavailableAfter() {
+			moved[m.GetNamespace()+"/"+m.GetService()] = true
+		}
 	}
 	fmt.Fprintf(c.stderr, "%s %s would move calls of %s; %d of %s told their calls of the last minute\n",
 		verb, clean(policyWords(r.GetPolicy())), count(uint64(len(moved)), "service"), p.GetAnswered(), count(uint64(p.GetAgents()), "agent"))

@@ -59,6 +59,16 @@ func (c *cli) once(ctx context.Context, what string, f func(context.Context, *ad
 	return c.ask(what, func(a *admin) error { return f(ctx, a) })
 }
 
+// many is ask for as many questions as a file makes; each has askTimeout for itself (question).
+func (c *cli) many(ctx context.Context, what string, f func(context.Context, *admin) error) error {
+	return c.ask(what, func(a *admin) error { return f(ctx, a) })
+}
+
+// question bounds one of many questions.
+func question(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(ctx, askTimeout)
+}
+
 // inWords turns a gRPC status into an error for people, with an exit code. Other errors pass.
 func (a *admin) inWords(what string, err error) error {
 	var has interface{ GRPCStatus() *status.Status }

@@ -102,19 +102,10 @@ func (m *MinSuccess) scalar(n *yaml.Node) error {
 	return nil
 }
 
-// ReadPolicies reads and validates a file of policies. The error names every mistake, one a line;
-// each of them is an *Error.
-func ReadPolicies(path string) ([]*policyv1.Policy, error) {
-	data, err := readFile(path)
-	if err != nil {
-		return nil, err
-	}
-	return ParsePolicies(path, data)
-}
-
-// ParsePolicies is ReadPolicies for text that was read already; name is the file's in messages.
-// Each document is one policy; documents are parted by lines of "---", and empty ones are skipped.
-// The policies are in their canonical form, in the order of the file.
+// ParsePolicies reads and validates the text of a file of policies; name is the file's in messages.
+// The error names every mistake, one a line; each of them is an *Error. Each document is one policy;
+// documents are parted by lines of "---", and empty ones are skipped. The policies are in their
+// canonical form, in the order of the file.
 func ParsePolicies(name string, data []byte) ([]*policyv1.Policy, error) {
 	all := newReport(name)
 	roots, ok := (&decoder{report: all}).documents(data)
@@ -184,6 +175,10 @@ func (d *decoder) policy(root *yaml.Node) *policy.Policy {
 		Service: doc.Service, Namespace: doc.Namespace, Cluster: doc.Cluster,
 	}}
 	m.Settings.Override = doc.Override
+	if _, written := d.lines["from"]; written && len(doc.From) == 0 {
+		d.errorf("from", "names no cluster: leave it out for the callers of all")
+	}
+	d.zeros("", &doc.PolicySettings)
 	if doc.Service != "" {
 		d.service(m.Target)
 	} else if _, written := d.lines["service"]; written {
@@ -210,6 +205,28 @@ func (d *decoder) service(t *policyv1.Target) {
 		return
 	}
 	t.Service, t.Namespace = n.Service, n.Namespace
+}
+
+// zeros notes numbers that are written as 0 where 0 means nothing: in a message it stands for the
+// default, which is not what somebody means who writes it.
+func (r *report) zeros(at string, s *PolicySettings) {
+	check := func(path string, number uint32) {
+		if at != "" {
+			path = at + "." + path
+		}
+		if _, written := r.lines[path]; written && number == 0 && !r.bad[path] {
+			r.errorf(path, "is 0: want at least 1")
+		}
+	}
+	if s.Failover != nil {
+		check("failover.minAvailable", s.Failover.MinAvailable)
+	}
+	if s.Retry != nil {
+		check("retry.attempts", s.Retry.Attempts)
+	}
+	if s.Broadcast != nil {
+		check("broadcast.maxParallel", s.Broadcast.MaxParallel)
+	}
 }
 
 // policyErrors notes what package policy found wrong with the block at a path.
@@ -275,6 +292,7 @@ func (v *validator) localPolicy(a *Agent) {
 			v.errorf("policy.strategy", "stands beside strategy in line %d: want one of them", line)
 		}
 	}
+	v.zeros("policy", a.Policy)
 	s, err := policy.SettingsFromProto(a.Policy.proto())
 	if err != nil {
 		v.policyErrors("policy", err)
@@ -360,40 +378,4 @@ func settingsOf(m *policyv1.Settings) PolicySettings {
 		s.WarmUp = &d
 	}
 	return s
-}
-
-// FormatPolicy gives a policy as a document that ParsePolicies reads back as the same, but for its
-// revision, time and author, which stand in a comment.
-func FormatPolicy(m *policyv1.Policy) []byte {
-	settings := m.GetSettings()
-	if settings == nil {
-		settings = &policyv1.Settings{}
-	}
-	t := m.GetTarget()
-	doc := Policy{
-		Service: t.GetService(), Namespace: t.GetNamespace(), Cluster: t.GetCluster(), From: m.GetFrom(),
-		Override: settings.Override, PolicySettings: settingsOf(settings),
-	}
-	switch {
-	case doc.Service == "":
-	case strings.ContainsAny(doc.Service, "./"):
-		doc.Service, doc.Namespace = cmp.Or(doc.Namespace, catalog.DefaultNamespace)+"/"+doc.Service, ""
-	case doc.Namespace == catalog.DefaultNamespace:
-		doc.Namespace = ""
-	}
-	var notes []string
-	if m.GetRevision() > 0 {
-		notes = append(notes, fmt.Sprintf("revision %d", m.GetRevision()))
-	}
-	if m.GetAuthor() != "" {
-		notes = append(notes, fmt.Sprintf("by %q", m.GetAuthor()))
-	}
-	if m.GetSince().IsValid() {
-		notes = append(notes, "since "+m.GetSince().AsTime().Format(time.RFC3339))
-	}
-	var b []byte
-	if len(notes) > 0 {
-		b = append(b, "# "+strings.Join(notes, ", ")+"\n"...)
-	}
-	return append(b, effective(&doc)...)
 }

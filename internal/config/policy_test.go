@@ -1,18 +1,13 @@
 package config
 
 import (
-	"errors"
-	"os"
-	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
 	"time"
 
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/timestamppb"
 
-	policyv1 "github.com/farcall/farcall/api/farcall/policy/v1"
 	"github.com/farcall/farcall/internal/policy"
 	"github.com/farcall/farcall/strategy"
 )
@@ -93,7 +88,7 @@ func TestBlocksTakeTheirDefaults(t *testing.T) {
 		!reflect.DeepEqual(p.Settings.Broadcast, &d.Broadcast) || *p.Settings.Failback != d.Failback || p.Settings.Weights == nil {
 		t.Errorf("got %+v", p.Settings)
 	}
-	if p := parsed(t, "cluster: east\nbroadcast: {minSuccess: 2}\nretry: {attempts: 0}\n"); p.Settings.Broadcast.MinSuccess != 2 || p.Settings.Retry.Attempts != 3 {
+	if p := parsed(t, "cluster: east\nbroadcast: {minSuccess: 2}\nretry: {idempotent: []}\n"); p.Settings.Broadcast.MinSuccess != 2 || p.Settings.Retry.Attempts != 3 {
 		t.Errorf("got %+v, %+v", p.Settings.Broadcast, p.Settings.Retry)
 	}
 }
@@ -203,66 +198,6 @@ func TestMistakesInPoliciesAreToldAllAtOnce(t *testing.T) {
 	}
 }
 
-func TestReadPolicies(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "cart.yaml")
-	if _, err := ReadPolicies(path); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("a file that is not there: %v", err)
-	}
-	if err := os.WriteFile(path, []byte(samplePolicy), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if list, err := ReadPolicies(path); err != nil || len(list) != 1 {
-		t.Errorf("%d policies, %v", len(list), err)
-	}
-}
-
-func TestFormatPolicyReadsBackTheSame(t *testing.T) {
-	stamp := &policyv1.Policy{Revision: 7, Author: "ann\"", Since: timestamppb.New(time.Unix(1_700_000_000, 0))}
-	for _, text := range []string{
-		samplePolicy,
-		"service: shop/cart.v2\nstrategy: any\n",
-		"service: \"1\"\nnamespace: \"null\"\nfrom: [\"1\", \"2\"]\nweights: {\"3\": 1}\nexternalOrder: [[\"4\", region=eu]]\n",
-		"cluster: east\noverride: deny\nrecoverAll: false\nweights: {}\nbroadcast: {minSuccess: 2}\nretry: {}\n",
-		"namespace: shop\nfailover: {threshold: 33}\nwarmUp: 90m\n",
-	} {
-		want := parsed(t, text).Proto()
-		proto.Merge(want, stamp)
-		out := FormatPolicy(want)
-		if !strings.HasPrefix(string(out), `# revision 7, by "ann\"", since 2023-11-14T22:13:20Z`+"\n") {
-			t.Errorf("it does not say who wrote it:\n%s", out)
-		}
-		got := parsed(t, string(out)).Proto()
-		proto.Merge(got, stamp)
-		if !proto.Equal(got, want) {
-			t.Errorf("%s\nreads back as %v, want %v", out, got, want)
-		}
-	}
-	out := string(FormatPolicy(parsed(t, samplePolicy).Proto()))
-	want := `service: cart
-from: [east]
-override: allow
-strategy: local-first
-externalOrder: [[west], ['*']]
-failover: {threshold: 50, minAvailable: 1, mode: spill}
-balancer: least-request
-locality: prefer
-weights: {west: 1}
-failback: {hold: 0s, ramp: 0s}
-recoverAll: true
-retry: {attempts: 3, idempotent: [PUT]}
-broadcast: {minSuccess: all, targetTimeout: 10s, maxParallel: 16}
-staleTTL: 24h0m0s
-warmUp: 0s
-hashHeader: x-user
-`
-	if out != want {
-		t.Errorf("got\n%s\nwant\n%s", out, want)
-	}
-	if FormatPolicy(nil) == nil {
-		t.Error("nothing is said of nothing")
-	}
-}
-
 const agentWithPolicy = okAgent + `policy:
   strategy: remote
   externalOrder: [[west]]
@@ -346,14 +281,9 @@ func FuzzParsePolicies(f *testing.F) {
 			return
 		}
 		for _, m := range list {
-			// A name with a slash in its namespace and a dot or a slash in itself cannot be written in YAML.
-			if target := m.GetTarget(); strings.Contains(target.GetNamespace(), "/") && strings.ContainsAny(target.GetService(), "./") {
-				continue
-			}
-			out := FormatPolicy(m)
-			again, err := ParsePolicies("farcall.yaml", out)
-			if err != nil || len(again) != 1 || !proto.Equal(again[0], m) {
-				t.Errorf("%q\nis written as\n%s\nand reads back as %v, %v, want %v", data, out, again, err, m)
+			again, err := policy.FromProto(m)
+			if err != nil || !proto.Equal(again.Proto(), m) {
+				t.Errorf("%q\nis read as\n%v, and that as %v, %v", data, m, again, err)
 			}
 		}
 	})

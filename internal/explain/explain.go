@@ -154,7 +154,8 @@ func (f *Facts) notes() []string {
 	if !f.PoliciesKnown {
 		out = append(out, "the policies were not read yet: until they are, calls stay in the caller's own cluster")
 	}
-	if f.Policy.OverrideDenied && (f.Override != "" || f.Pin != "") {
+	// What a call asks for that is in force anyway overrides nothing.
+	if f.Policy.OverrideDenied && (f.Override != "" && f.Override != f.Policy.Strategy || f.Pin != "") {
 		out = append(out, f.Policy.Sources["override"]+" denies overrides: a call that asks for this is refused with PERMISSION_DENIED")
 	}
 	if f.Decision.Degraded {

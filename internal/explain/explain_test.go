@@ -196,6 +196,8 @@ func TestNotes(t *testing.T) {
 	}{
 		{"nothing to say", Facts{Policy: denied, PoliciesKnown: true}, ""},
 		{"a denied override", Facts{Policy: denied, PoliciesKnown: true, Override: strategy.Any}, "policy namespace default denies overrides"},
+		{"nothing is overridden", Facts{Policy: denied, PoliciesKnown: true, Override: denied.Strategy}, ""},
+		{"nothing but the cluster", Facts{Policy: denied, PoliciesKnown: true, Override: denied.Strategy, Pin: "west"}, "PERMISSION_DENIED"},
 		{"a denied pin", Facts{Policy: denied, PoliciesKnown: true, Pin: "west"}, "PERMISSION_DENIED"},
 		{"no policies yet", Facts{Policy: effective(nil)}, "not read yet"},
 		{"a policy that is not applied", Facts{Policy: effective(nil), PoliciesKnown: true, Supposed: &policy.Policy{Target: policy.Target{Name: cart}}}, "as if the policy of service default/cart were applied"},

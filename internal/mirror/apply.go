@@ -32,7 +32,7 @@ func (m *Mirror) apply(now time.Time, e *feedv1.Entry, ch *Changes) {
 	case keys.Synced:
 		m.applySynced(now, k, e, ch)
 	case keys.Replica:
-		m.applyReplica(now, e)
+		m.applyReplica(now, k, e)
 	case keys.Agent:
 		m.applyAgent(k, e, ch)
 	case keys.Policy, keys.Cordon, keys.PoliciesSynced:
@@ -89,7 +89,7 @@ func (m *Mirror) applySlice(k keys.Key, e *feedv1.Entry, ch *Changes) {
 	c.highest = max(c.highest, next.epoch)
 	s := c.services[k.Name]
 	if s == nil {
-		s = &service{slices: map[uint32]*slice{}}
+		s = &service{in: c, slices: map[uint32]*slice{}}
 		c.services[k.Name] = s
 	}
 	s.slices[k.Slice] = next
@@ -141,7 +141,7 @@ func (m *Mirror) deleteSlice(k keys.Key, ch *Changes) {
 	delete(s.slices, k.Slice)
 	ch.service(k.Name)
 	if len(s.slices) == 0 {
-		delete(c.services, k.Name)
+		c.drop(k.Name)
 		return
 	}
 	m.touch(s, gone, nil)
@@ -221,14 +221,21 @@ func (m *Mirror) applySynced(now time.Time, k keys.Key, e *feedv1.Entry, ch *Cha
 	}
 }
 
-// applyReplica takes a heartbeat. A replica's key that goes away says nothing: its clusters
-// grow older until another replica confirms them.
-func (m *Mirror) applyReplica(now time.Time, e *feedv1.Entry) {
+// applyReplica takes a heartbeat. A replica's key that goes away says nothing of its clusters: they
+// grow older until another replica confirms them. But nobody is to ask that replica anything.
+func (m *Mirror) applyReplica(now time.Time, k keys.Key, e *feedv1.Entry) {
 	if e.GetDeleted() {
+		if r := m.replicas[k.Replica]; r != nil {
+			r.address = ""
+		}
 		return
 	}
 	var v storev1.Replica
 	if !m.decode(e, &v) {
+		return
+	}
+	if v.GetId() != k.Replica {
+		m.refused[RefusedForeign]++
 		return
 	}
 	r := m.replicas[v.GetId()]
@@ -239,6 +246,9 @@ func (m *Mirror) applyReplica(now time.Time, e *feedv1.Entry) {
 		m.replicas[v.GetId()] = r
 	}
 	r.tick, r.generation = max(r.tick, v.GetTick()), m.generation
+	if r.address = v.GetAddress(); catalog.CheckHostPort(r.address) != nil {
+		r.address = ""
+	}
 	if !moved {
 		return
 	}

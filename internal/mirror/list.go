@@ -54,7 +54,7 @@ func (s *service) splice(was, is *slice) bool {
 			list, come = append(list, come[0]), come[1:]
 		}
 	}
-	s.list = append(list, rest...)
+	s.set(append(list, rest...))
 	return true
 }
 
@@ -112,7 +112,25 @@ func (s *service) relist() {
 			list = append(list, r.i)
 		}
 	}
-	s.list, s.twice = list, len(list) < n
+	s.set(list)
+	s.twice = len(list) < n
+}
+
+// set replaces the list, and keeps the count of its cluster.
+func (s *service) set(list []*catalog.Instance) {
+	if s.in != nil {
+		s.in.instances += len(list) - len(s.list)
+	}
+	s.list = list
+}
+
+// drop takes a service out of its cluster.
+func (c *cluster) drop(n catalog.Name) {
+	if s := c.services[n]; s != nil {
+		s.set(nil)
+		s.in = nil
+		delete(c.services, n)
+	}
 }
 
 func (sl *slice) newer(o *slice) bool {

@@ -74,6 +74,7 @@ type agent struct {
 
 // replica is the last heartbeat seen of a synchronizer.
 type replica struct {
+	address    string // empty where its key is gone, or names none that can be dialled
 	tick       uint64
 	moved      time.Time // when tick was seen to move
 	generation uint64
@@ -84,6 +85,7 @@ type cluster struct {
 	annotations map[string]strategy.Kind // by "namespace/service"; as meta has them
 	metaSeen    uint64                   // generation
 	services    map[catalog.Name]*service
+	instances   int // in the lists of services
 	everSynced  bool
 	syncedSeen  uint64 // generation of the last sight of the synced marker
 	sweepOwed   bool   // a list ended without a marker of this cluster that counts
@@ -93,6 +95,7 @@ type cluster struct {
 }
 
 type service struct {
+	in     *cluster // that counts its list; nil once it is no service of it any more
 	slices map[uint32]*slice
 	list   []*catalog.Instance // union of slices in identity order; immutable
 	twice  bool                // some identity stands in two slices
@@ -267,7 +270,7 @@ func (m *Mirror) sweep(c *cluster, ch *Changes) {
 		}
 		ch.service(n)
 		if len(s.slices) == 0 {
-			delete(c.services, n)
+			c.drop(n)
 			continue
 		}
 		m.touch(s, nil, nil)

@@ -27,7 +27,8 @@ type Policies struct {
 	Refused []string
 	// Seen is the revision of all policies and cordons in the store, as far as this reader was told.
 	Seen uint64
-	// Size is about how many bytes all of them take, those that are not followed included.
+	// Size is about how many bytes all of them take as entries of the feed that are not compressed,
+	// those that are not followed included.
 	Size int
 	// Behind says that the store has lost what is held here, and was not told it again yet.
 	Behind bool
@@ -52,6 +53,10 @@ type stated struct {
 	texts  map[string]text         // by key
 }
 
+// entryFrame is about what an entry takes in a message beside its key and value, in bytes: their
+// lengths and tags.
+const entryFrame = 16
+
 // text is a policy or cordon as it is stored.
 type text struct {
 	key   keys.Key
@@ -69,7 +74,7 @@ type statement struct {
 	cordon *policy.Cordon
 	good   []byte // the value that is followed, where that is not value
 	why    error  // why value is not followed; nil where it is
-	size   int    // of key and value in bytes, not compressed
+	size   int    // of value in bytes, not compressed
 }
 
 func newPolicies() policies {
@@ -212,7 +217,7 @@ func (p *policies) publish(revision uint64) {
 	p.result.Refused, p.result.Size = nil, 0
 	for _, key := range slices.Sorted(maps.Keys(p.held)) {
 		s := p.held[key]
-		p.result.Size += s.size
+		p.result.Size += len(key) + s.size + entryFrame
 		if s.policy != nil {
 			list = append(list, s.policy)
 		}
@@ -286,7 +291,7 @@ func (s *statement) decode(into proto.Message) error {
 		s.size = len(s.value)
 		return fmt.Errorf("cannot be read: %w", err)
 	}
-	s.size = len(s.key.ID) + proto.Size(into)
+	s.size = proto.Size(into)
 	return nil
 }
 

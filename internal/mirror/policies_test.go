@@ -368,3 +368,22 @@ func FuzzPolicies(f *testing.F) {
 		}
 	})
 }
+
+// Who decides by Size whether there is room for more must not find out too late that all of them fit
+// into no message any more.
+func TestSizeIsThatOfAReport(t *testing.T) {
+	r := newRig(t)
+	entries := []*feedv1.Entry{r.marked(200)}
+	for n := range 100 {
+		entries = append(entries, r.policy(fmt.Sprint("s", n), "any", 1), r.cordon(fmt.Sprintf("a-cluster-with-a-long-name-%d", n), 2))
+	}
+	r.list("one", entries...)
+	held, err := r.m.PolicyEntries()
+	if err != nil || len(held) != 201 {
+		t.Fatalf("%d entries, %v", len(held), err)
+	}
+	report := proto.Size(&feedv1.ReportRequest{Policies: held[:200]})
+	if size := r.m.Policies().Size; size < report || size > 2*report {
+		t.Errorf("size is %d, and they take %d in a report", size, report)
+	}
+}

@@ -58,6 +58,28 @@ func (m *Mirror) Clusters(now time.Time) []Cluster {
 	return out
 }
 
+// Replica is a synchronizer whose heartbeat is in the store.
+type Replica struct {
+	ID string
+	// Address is where other replicas reach it.
+	Address string
+}
+
+// Replicas returns the synchronizers that say where they are reached, in the order of their ids. One
+// that died is among them until its lease ends.
+func (m *Mirror) Replicas() []Replica {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	var out []Replica
+	for id, r := range m.replicas {
+		if r.address != "" {
+			out = append(out, Replica{id, r.address})
+		}
+	}
+	slices.SortFunc(out, func(a, b Replica) int { return cmp.Compare(a.ID, b.ID) })
+	return out
+}
+
 // Meta returns what the owner of one cluster says of it, nil where nobody does. It must not be
 // changed.
 func (m *Mirror) Meta(clusterName string) *storev1.ClusterMeta {
@@ -75,13 +97,10 @@ func (c *cluster) describe(name string, now time.Time) Cluster {
 		Epoch:    c.highest,
 		Meta:     c.meta,
 		Locality: catalog.LocalityFromProto(c.meta.GetLocality()),
-		Services: len(c.services),
+		Services: len(c.services), Instances: c.instances,
 	}
 	d.State, d.Age = c.state(now)
 	d.AgeKnown = c.everSynced && !c.confirmedAt.IsZero()
-	for _, s := range c.services {
-		d.Instances += len(s.list)
-	}
 	return d
 }
 

@@ -21,8 +21,13 @@ import (
 	"github.com/farcall/farcall/internal/catalog"
 )
 
-// maxSize bounds the encoded form of one policy. Every agent holds all of them.
-const maxSize = 64 << 10
+// maxSize bounds the encoded form of one policy as it is written, in bytes: every agent holds all of
+// them. What is stored of it is longer, by its revision and by what stated blocks left out, and must
+// not be refused by those who read it.
+const (
+	maxSize     = 64 << 10
+	maxReadSize = 2 * maxSize
+)
 
 // Policy is one policy, valid and in its canonical form. It is not changed once it is made.
 type Policy struct {
@@ -40,11 +45,13 @@ type Policy struct {
 // FromProto reads a policy strictly. Its error is an Errors with every mistake. Aliases of
 // strategies are taken and put into their canonical form, as is the order of From; what a stated
 // block leaves out is filled in.
-func FromProto(m *policyv1.Policy) (*Policy, error) {
+func FromProto(m *policyv1.Policy) (*Policy, error) { return fromProto(m, maxSize) }
+
+func fromProto(m *policyv1.Policy, limit int) (*Policy, error) {
 	r := &reader{}
 	r.newer("", m.ProtoReflect())
-	if size := proto.Size(m); size > maxSize {
-		r.addf("", "is of %d bytes: a policy has at most %d", size, maxSize)
+	if size := proto.Size(m); size > limit {
+		r.addf("", "is of %d bytes: a policy has at most %d", size, limit)
 		return nil, r.errs
 	}
 	p := &Policy{Revision: m.GetRevision()}
@@ -68,7 +75,7 @@ func FromProto(m *policyv1.Policy) (*Policy, error) {
 // Read is FromProto for those who did not write the policy but must follow it: its error is an
 // ErrNewer, which holds what FromProto says.
 func Read(m *policyv1.Policy) (*Policy, error) {
-	p, err := FromProto(m)
+	p, err := fromProto(m, maxReadSize)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrNewer, err)
 	}

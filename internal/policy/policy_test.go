@@ -2,6 +2,8 @@ package policy
 
 import (
 	"errors"
+	"fmt"
+	"math"
 	"reflect"
 	"slices"
 	"strings"
@@ -93,6 +95,28 @@ func TestAPolicyIsPutIntoItsCanonicalForm(t *testing.T) {
 	again, err := FromProto(p.Proto())
 	if err != nil || !reflect.DeepEqual(again, p) {
 		t.Errorf("it reads back as %+v, %v", again, err)
+	}
+}
+
+// What is accepted is understood by readers in the form in which it is stored, be it as long as one
+// may be written.
+func TestTheLongestPolicyIsRead(t *testing.T) {
+	m := &policyv1.Policy{
+		Target:   &policyv1.Target{Service: "cart"},
+		Settings: &policyv1.Settings{Failover: &policyv1.Failover{Threshold: 50}, Weights: &policyv1.Weights{Clusters: map[string]uint32{}}},
+	}
+	for n := 0; proto.Size(m) < maxSize-20; n++ {
+		m.Settings.Weights.Clusters[fmt.Sprintf("c%05d", n)] = 1
+	}
+	m.Author = strings.Repeat("a", maxSize-proto.Size(m)-2)
+	p, err := FromProto(m)
+	if err != nil || proto.Size(m) != maxSize {
+		t.Fatalf("%d bytes: %v", proto.Size(m), err)
+	}
+	stored := p.Proto()
+	stored.Revision = math.MaxUint64
+	if _, err := Read(stored); err != nil {
+		t.Errorf("as it is stored, in %d bytes: %v", proto.Size(stored), err)
 	}
 }
 

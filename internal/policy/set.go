@@ -34,13 +34,19 @@ type sourced struct {
 // counts; the lists are copied.
 func NewSet(policies []*Policy, cordons []*Cordon, revision uint64) *Set {
 	s := &Set{revision: revision, byTarget: map[Target][]sourced{}, of: map[catalog.Name][]strategy.Cordon{}}
-	byID := make(map[string]*Policy, len(policies))
-	for _, p := range policies {
-		if o := byID[p.ID()]; o == nil || o.Revision <= p.Revision {
-			byID[p.ID()] = p
+	// A set is made at every change: those with the same ID come to stand side by side without
+	// anybody's ID being spelt out.
+	sorted := slices.Clone(policies)
+	slices.SortStableFunc(sorted, comparePolicies)
+	for _, p := range sorted {
+		last := len(s.policies) - 1
+		switch {
+		case last < 0 || comparePolicies(s.policies[last], p) != 0:
+			s.policies = append(s.policies, p)
+		case s.policies[last].Revision <= p.Revision:
+			s.policies[last] = p
 		}
 	}
-	s.policies = slices.SortedFunc(maps.Values(byID), comparePolicies)
 	for _, p := range s.policies {
 		s.byTarget[p.Target] = append(s.byTarget[p.Target], sourced{p, byPolicy + p.String()})
 	}

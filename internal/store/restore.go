@@ -25,8 +25,17 @@ const maxStated = 128 << 10
 // ErrNotBelieved is the error of policies brought back that make no sense.
 var ErrNotBelieved = errors.New("they are not believed")
 
-// witnessEvery is the least time between two beliefs that the store went back.
-const witnessEvery = time.Minute
+// maxLeap is how far one agent's word may move the revision of a store that has any. It is more than
+// people ever write, and far too little to come near maxEpoch, above which nobody is believed.
+const maxLeap = 1 << 32
+
+const (
+	// witnessEvery is the least time between two beliefs that the store went back. It doubles with
+	// each: every belief has everybody read everything anew.
+	witnessEvery = time.Minute
+	// witnessForget is after what time without one all is forgotten.
+	witnessForget = 24 * time.Hour
+)
 
 // RestorePolicies writes back what somebody holds of policies and cordons, where the store has lost
 // it: entries are all of them, and their policies-synced, which names the revision they are
@@ -38,6 +47,16 @@ const witnessEvery = time.Minute
 // restored stays, with a higher revision than all that comes back. The revision of all never falls.
 // Everything is one transaction where it fits into one; else the marker is written last.
 func (s *Store) RestorePolicies(ctx context.Context, entries []Entry) (restored bool, err error) {
+	return s.restore(ctx, entries, maxEpoch)
+}
+
+// RestoreReported is RestorePolicies for what an agent reports. Its word does not move the revision
+// of a store that has any by more than maxLeap.
+func (s *Store) RestoreReported(ctx context.Context, entries []Entry) (restored bool, err error) {
+	return s.restore(ctx, entries, maxLeap)
+}
+
+func (s *Store) restore(ctx context.Context, entries []Entry, leap uint64) (restored bool, err error) {
 	h, err := s.holding(entries)
 	if err != nil {
 		return false, fmt.Errorf("store: restore policies: %w: %w", ErrNotBelieved, err)
@@ -45,38 +64,69 @@ func (s *Store) RestorePolicies(ctx context.Context, entries []Entry) (restored 
 	if h.as.GetRevision() == 0 {
 		return false, nil
 	}
+	var refusal error
 	err = s.requestFor(ctx, "restore policies", pageTimeout, func(ctx context.Context) error {
 		at, err := s.marked(ctx)
 		if err != nil || keys.Covers(at.id, at.marker, h.as) {
 			return err
 		}
-		r, err := s.restoration(ctx, at, h)
-		if err != nil {
-			return err
+		if is := at.marker.GetRevision(); is > 0 && h.as.GetRevision() > is && h.as.GetRevision()-is > leap {
+			refusal = fmt.Errorf("store: restore policies: %w: their revision %d is too far above %d", ErrNotBelieved, h.as.GetRevision(), is)
+			return nil
 		}
-		if err := r.commit(ctx); err != nil {
-			return err
+		// After a loss all agents come at once. One by one, each finds what was done before it, and
+		// not all of them read everything.
+		select {
+		case s.restoring <- struct{}{}:
+			defer func() { <-s.restoring }()
+		case <-ctx.Done():
+			return ctx.Err()
 		}
-		restored = true
-		s.metrics.policiesRestored.Inc()
-		s.log.Warn("policies and cordons are written back: the store had lost some", "store", at.id,
-			"stored_revision", at.marker.GetRevision(), "held_revision", h.as.GetRevision(), "revision", r.revision,
-			"put", r.puts, "removed", r.removed, "kept", r.kept)
-		return nil
+		restored, err = s.restoreOnce(ctx, h)
+		return err
 	})
+	if err == nil {
+		err = refusal
+	}
 	return restored, err
+}
+
+// restoreOnce writes back what the store does not have now.
+func (s *Store) restoreOnce(ctx context.Context, h *holding) (restored bool, err error) {
+	at, err := s.marked(ctx)
+	if err != nil || keys.Covers(at.id, at.marker, h.as) {
+		return false, err
+	}
+	r, err := s.restoration(ctx, at, h)
+	if err != nil {
+		return false, err
+	}
+	if err := r.commit(ctx); err != nil {
+		return false, err
+	}
+	s.metrics.policiesRestored.Inc()
+	s.log.Warn("policies and cordons are written back: the store had lost some", "store", at.id,
+		"stored_revision", at.marker.GetRevision(), "held_revision", h.as.GetRevision(), "revision", r.revision,
+		"put", r.puts, "removed", r.removed, "kept", r.kept)
+	return true, nil
 }
 
 // holding is what somebody holds of policies and cordons.
 type holding struct {
 	as     *storev1.PoliciesSynced
-	values map[string][]byte
+	values map[string]statement // by key
+}
+
+// statement is a policy or cordon that somebody holds.
+type statement struct {
+	value    []byte
+	revision uint64
 }
 
 // holding takes what can be read of what somebody brings. Whether it is understood does not
 // matter: a newer version may.
 func (s *Store) holding(entries []Entry) (*holding, error) {
-	h := &holding{values: map[string][]byte{}}
+	h := &holding{values: map[string]statement{}}
 	for _, e := range entries {
 		k, err := s.schema.Parse(e.Key)
 		switch {
@@ -88,8 +138,8 @@ func (s *Store) holding(entries []Entry) (*holding, error) {
 				return nil, err
 			}
 		case k.Kind == keys.Policy || k.Kind == keys.Cordon:
-			if keys.Decode(e.Value, newStated(k.Kind)) == nil {
-				h.values[e.Key] = e.Value
+			if v := newStated(k.Kind); keys.Decode(e.Value, v) == nil {
+				h.values[e.Key] = statement{e.Value, v.GetRevision()}
 			}
 		}
 	}
@@ -99,6 +149,9 @@ func (s *Store) holding(entries []Entry) (*holding, error) {
 	case h.as.GetRevision() > maxEpoch:
 		return nil, fmt.Errorf("their revision %d is too high to be believed", h.as.GetRevision())
 	}
+	// One that claims to be newer than all of them would pass for one that was written since, and
+	// would never be replaced.
+	maps.DeleteFunc(h.values, func(_ string, v statement) bool { return v.revision > h.as.GetRevision() })
 	return h, nil
 }
 
@@ -124,15 +177,17 @@ func (s *Store) restoration(ctx context.Context, at *marked, h *holding) (*resto
 	r := &restoration{at: at, revision: max(at.marker.GetRevision(), h.as.GetRevision())}
 	// Up to here, what the store has is of the time before; where it went back unnoticed, all of it.
 	before := at.marker.GetRestored()
-	if h.as.GetStore() == at.id {
+	unnoticed := h.as.GetStore() == at.id
+	if unnoticed {
 		before = at.marker.GetRevision()
 	}
 	r.past = max(before, h.as.GetRevision())
-	own := map[string]bool{}
+	own, stored := map[string]bool{}, map[string]bool{}
 	for _, st := range there {
+		stored[st.key] = true
 		held, is := h.values[st.key]
 		switch {
-		case is && bytes.Equal(held, st.value):
+		case is && bytes.Equal(held.value, st.value):
 			own[st.key] = true // as it shall be
 		case st.revision > before:
 			own[st.key] = true
@@ -146,8 +201,11 @@ func (s *Store) restoration(ctx context.Context, at *marked, h *holding) (*resto
 		}
 	}
 	for _, key := range slices.Sorted(maps.Keys(h.values)) {
-		if !own[key] {
-			r.put(key, h.values[key])
+		held := h.values[key]
+		// The store was told of all up to before already: what it lacks of that was deleted since.
+		deleted := !unnoticed && !stored[key] && held.revision <= before
+		if !own[key] && !deleted {
+			r.put(key, held.value)
 			r.puts++
 		}
 	}
@@ -261,7 +319,7 @@ func (s *Store) statedAt(ctx context.Context, rev int64) ([]storedStatement, err
 // Witness says that somebody has seen more of the store with this id than it may have now: a
 // revision of it, and one of its policies and cordons. Where that is so, the store was restored
 // from an older copy of itself while nobody looked, and is given a new id, so that everybody can
-// tell. It is believed once a minute at most.
+// tell. It is believed once a minute at most, and less often each time.
 func (s *Store) Witness(ctx context.Context, id string, revision int64, policies uint64) error {
 	if policies > maxEpoch {
 		return nil
@@ -272,9 +330,9 @@ func (s *Store) Witness(ctx context.Context, id string, revision int64, policies
 			return err
 		}
 		s.mu.Lock()
-		soon := time.Since(s.witnessed) < witnessEvery
+		since, pause := time.Since(s.witnessed), max(s.witnessPause, witnessEvery)
 		s.mu.Unlock()
-		if soon {
+		if since < pause {
 			return nil
 		}
 		s.log.Warn("the store is behind what was seen of it, and is taken for another one", "store", id,
@@ -284,6 +342,9 @@ func (s *Store) Witness(ctx context.Context, id string, revision int64, policies
 		}
 		s.mu.Lock()
 		s.witnessed = time.Now()
+		if s.witnessPause = min(2*pause, witnessForget); since >= witnessForget {
+			s.witnessPause = witnessEvery
+		}
 		s.mu.Unlock()
 		return nil
 	})

@@ -91,6 +91,7 @@ type Store struct {
 	epochs   *epochs
 	policies *policyCopy
 
+	restoring chan struct{} // holds a token while policies are written back
 	connected chan struct{} // closed once client is set
 	ready     chan struct{} // closed once the id is known
 	stopped   chan struct{} // closed when Run ends
@@ -100,9 +101,11 @@ type Store struct {
 	mu      sync.Mutex
 	started bool
 	closing bool
-	// witnessed is when the store was last believed to have gone back.
-	witnessed time.Time
-	users     sync.WaitGroup // Add only under mu and only while not closing
+	// witnessed is when the store was last believed to have gone back, and witnessPause how long it
+	// is not believed again.
+	witnessed    time.Time
+	witnessPause time.Duration
+	users        sync.WaitGroup // Add only under mu and only while not closing
 }
 
 // New checks the configuration. It touches neither disk nor network.
@@ -134,6 +137,7 @@ func New(cfg Config, deps Deps) (*Store, error) {
 		metrics:   m,
 		epochs:    &epochs{},
 		policies:  &policyCopy{},
+		restoring: make(chan struct{}, 1),
 		connected: make(chan struct{}),
 		ready:     make(chan struct{}),
 		stopped:   make(chan struct{}),

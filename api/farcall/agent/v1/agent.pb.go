@@ -186,8 +186,11 @@ type ResolvedTier struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// Percent of the calls that are sent to it first.
-	Share         float64             `protobuf:"fixed64,2,opt,name=share,proto3" json:"share,omitempty"`
-	Instances     []*ResolvedInstance `protobuf:"bytes,3,rep,name=instances,proto3" json:"instances,omitempty"`
+	Share     float64             `protobuf:"fixed64,2,opt,name=share,proto3" json:"share,omitempty"`
+	Instances []*ResolvedInstance `protobuf:"bytes,3,rep,name=instances,proto3" json:"instances,omitempty"`
+	// How many more instances the tier has. They are left out where the answer would otherwise be
+	// larger than the 4 MiB that gRPC's readers take by default.
+	Omitted       uint32 `protobuf:"varint,4,opt,name=omitted,proto3" json:"omitted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -241,6 +244,13 @@ func (x *ResolvedTier) GetInstances() []*ResolvedInstance {
 		return x.Instances
 	}
 	return nil
+}
+
+func (x *ResolvedTier) GetOmitted() uint32 {
+	if x != nil {
+		return x.Omitted
+	}
+	return 0
 }
 
 type ResolvedInstance struct {
@@ -774,11 +784,12 @@ const file_farcall_agent_v1_agent_proto_rawDesc = "" +
 	"\x0fstrategy_source\x18\x04 \x01(\tR\x0estrategySource\x124\n" +
 	"\x05tiers\x18\x05 \x03(\v2\x1e.farcall.agent.v1.ResolvedTierR\x05tiers\x12 \n" +
 	"\vunavailable\x18\x06 \x01(\tR\vunavailable\x12\x16\n" +
-	"\x06detail\x18\a \x01(\tR\x06detail\"z\n" +
+	"\x06detail\x18\a \x01(\tR\x06detail\"\x94\x01\n" +
 	"\fResolvedTier\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05share\x18\x02 \x01(\x01R\x05share\x12@\n" +
-	"\tinstances\x18\x03 \x03(\v2\".farcall.agent.v1.ResolvedInstanceR\tinstances\"`\n" +
+	"\tinstances\x18\x03 \x03(\v2\".farcall.agent.v1.ResolvedInstanceR\tinstances\x12\x18\n" +
+	"\aomitted\x18\x04 \x01(\rR\aomitted\"`\n" +
 	"\x10ResolvedInstance\x128\n" +
 	"\binstance\x18\x01 \x01(\v2\x1c.farcall.catalog.v1.InstanceR\binstance\x12\x12\n" +
 	"\x04dial\x18\x02 \x01(\tR\x04dial\"`\n" +
