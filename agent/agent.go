@@ -90,6 +90,8 @@ type Deps struct {
 	Registrar resolvers.Registrar
 	// Internal serves peers, HTTP and GRPC the node's applications, Metrics metrics and health.
 	Internal, HTTP, GRPC, Metrics net.Listener
+	// Dapr serves the Dapr sidecars of the node; nil for none.
+	Dapr net.Listener
 }
 
 // Agent is one node's agent.
@@ -106,12 +108,13 @@ type Agent struct {
 	answers     *consult.Answers
 	tracker     *reachability.Tracker
 	down        map[string]struct{} // what the tracker found last; its goroutine's
-	apps        *app.Channels
+	apps        delivery
 	spans       *tracing.Provider // nil without tracing
 	relay       *relay.Relay
 	peer        *face.Peer
 	http        *face.HTTP
 	grpc        *face.GRPC
+	dapr        *face.Dapr // nil without a listener for it
 
 	draining atomic.Bool
 	read     atomic.Bool // the own registries were all read
@@ -119,16 +122,17 @@ type Agent struct {
 
 // New checks the configuration and puts the rooms together; it starts nothing.
 func New(cfg Config, deps Deps) (*Agent, error) {
-	a := &Agent{cfg: cfg, deps: deps, log: deps.Log, apps: app.New()}
+	a := &Agent{cfg: cfg, deps: deps, log: deps.Log, apps: newDelivery()}
 	self := reach.Self{Cluster: cfg.Cluster, Node: cfg.Node, Address: cfg.Address, Loopback: catalog.IsLoopback(deps.Internal.Addr().String())}
 	r := &router{counter: consult.NewCounter(), protocols: map[catalog.Name]app.Protocol{}}
-	ports := map[catalog.Name]int{}
+	ports, sidecars := map[catalog.Name]int{}, map[catalog.Name]bool{}
 	for _, p := range cfg.Apps {
 		r.protocols[p.Name] = p.Protocol
 		ports[p.Name] = p.Port
+		sidecars[p.Name] = p.Protocol == app.Dapr
 	}
 	a.book = view.New(
-		view.Config{Self: self, Locality: cfg.Locality, HasRegistry: len(cfg.Intake.Registries) > 0, Ports: ports, Base: cfg.Base},
+		view.Config{Self: self, Locality: cfg.Locality, HasRegistry: len(cfg.Intake.Registries) > 0, Ports: ports, Sidecars: sidecars, Base: cfg.Base},
 		view.Deps{Metrics: deps.Registry, Connected: func() bool { return a.uplink.Connected() }},
 	)
 	a.tracker = reachability.New(reachability.Deps{
@@ -264,6 +268,11 @@ func (a *Agent) faces(r *router) (err error) {
 	if a.grpc, err = face.NewGRPC(cfg, deps); err != nil {
 		return err
 	}
+	if a.deps.Dapr != nil {
+		if a.dapr, err = face.NewDapr(cfg, deps); err != nil {
+			return err
+		}
+	}
 	a.peer, err = face.NewPeer(cfg, face.PeerDeps{Own: r, Apps: a.apps, Metrics: a.deps.Registry})
 	return err
 }
@@ -306,6 +315,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		func(ctx context.Context) error { return a.peer.Run(ctx, a.deps.Internal) },
 		func(ctx context.Context) error { return a.http.Run(ctx, a.deps.HTTP) },
 		func(ctx context.Context) error { return a.grpc.Run(ctx, a.deps.GRPC) },
+		a.serveSidecars,
 	)
 	contributed := start(tells, a.contributor.Run)
 	told := start(life, a.uplink.Run, a.register)
@@ -321,11 +331,19 @@ func (a *Agent) Run(ctx context.Context) error {
 	stopNeeds()
 	needed.Wait()
 	a.relay.Close()
-	a.apps.Close()
+	a.apps.close()
 	if ctx.Err() != nil {
 		return nil
 	}
 	return context.Cause(life)
+}
+
+// serveSidecars serves the Dapr sidecars of the node, where the agent is to.
+func (a *Agent) serveSidecars(ctx context.Context) error {
+	if a.dapr == nil {
+		return nil
+	}
+	return a.dapr.Run(ctx, a.deps.Dapr)
 }
 
 // drain makes peers take their calls elsewhere: they are refused as certainly not executed.

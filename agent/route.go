@@ -210,11 +210,15 @@ func meaning(o relay.Outcome) pick.Outcome {
 	}
 }
 
-// endpoint is where an own instance's application listens: where its registry says, else on
-// loopback at the port that the agent was told.
+// endpoint is where an own instance is delivered to: its sidecar, if it is delivered to by way of
+// that; else the application, where its registry says, or on loopback at the port that the agent
+// was told.
 func (r *router) endpoint(i *catalog.Instance) app.Endpoint {
 	e := app.Endpoint{Address: i.Address, Port: r.book.Port(i), Protocol: r.protocols[i.Name]}
-	if i.Port == 0 {
+	switch {
+	case e.Protocol == app.Dapr:
+		e.Address, e.Port = r.book.Sidecar(i)
+	case i.Port == 0:
 		e.Address = "127.0.0.1"
 	}
 	return e

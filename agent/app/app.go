@@ -25,6 +25,8 @@ const (
 	HTTP Protocol = "http"
 	H2C  Protocol = "h2c"
 	GRPC Protocol = "grpc"
+	// Dapr is that of a sidecar on the node, which relay.Sidecars speaks: Channels does not.
+	Dapr Protocol = "dapr"
 )
 
 // Endpoint is where an application of this node listens. An empty Protocol is HTTP.

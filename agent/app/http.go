@@ -86,11 +86,14 @@ func httpRequest(ctx context.Context, e Endpoint, r *invoke.Request) *http.Reque
 	return req.WithContext(ctx)
 }
 
-// streamBody makes the transport's Close of a body stop whoever reads it.
+// streamBody makes the transport's Close of a body stop whoever reads it. One that nobody has
+// begun, since there was no connection to write it to, may still go elsewhere.
 type streamBody struct{ *invoke.Stream }
 
 func (b streamBody) Close() error {
-	b.Stop()
+	if b.Begun() {
+		b.Stop()
+	}
 	return nil
 }
 

@@ -91,8 +91,22 @@ func replyHeader(r *relay.Reply) http.Header {
 func (g *GRPC) broadcast(ctx context.Context, choice relay.Choice, req *invoke.Request) (*commonv1.InvokeResponse, relay.Answer, error) {
 	replies := g.relay.Broadcast(ctx, choice, req, maxReply, nil)
 	a := replies.Answer()
-	say := make([]string, len(replies.List))
-	var first *relay.Reply
+	first, say := firstSuccess(replies)
+	if err := grpc.SetHeader(ctx, metadata.MD{invoke.BroadcastKey: say}); err != nil {
+		return nil, a, err
+	}
+	if a.Err != nil {
+		return nil, a, a.Err.GRPCStatus().Err()
+	}
+	a.Response, a.Instance, a.Tier, a.TierName = first.Response, first.Instance, first.Tier, first.TierName
+	out, err := reply(ctx, first.Response, first.Body)
+	return out, a, err
+}
+
+// firstSuccess gives the first success in the order of the clusters, nil where there is none, and
+// says in a word what came of each target.
+func firstSuccess(replies relay.Replies) (first *relay.Reply, say []string) {
+	say = make([]string, len(replies.List))
 	for i := range replies.List {
 		r := &replies.List[i]
 		who := r.Cluster
@@ -104,15 +118,7 @@ func (g *GRPC) broadcast(ctx context.Context, choice relay.Choice, req *invoke.R
 		}
 		say[i] = wire.Printable(who) + "=" + result(r)
 	}
-	if err := grpc.SetHeader(ctx, metadata.MD{invoke.BroadcastKey: say}); err != nil {
-		return nil, a, err
-	}
-	if a.Err != nil {
-		return nil, a, a.Err.GRPCStatus().Err()
-	}
-	a.Response, a.Instance, a.Tier, a.TierName = first.Response, first.Instance, first.Tier, first.TierName
-	out, err := reply(ctx, first.Response, first.Body)
-	return out, a, err
+	return first, say
 }
 
 // result says in a word what came of one target.

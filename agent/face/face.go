@@ -1,8 +1,9 @@
 // Package face is what others see of an agent: the HTTP and the gRPC server for the applications
-// of its node, and the gRPC server for peers (agents and sidecars elsewhere).
+// of its node, the gRPC server for its Dapr sidecars, and the one for peers (agents and sidecars
+// elsewhere).
 //
 // It reads what was asked and writes what came back; choosing and trying is the relay's. The
-// faces for applications never deliver by themselves, and the face for peers never forwards.
+// faces for applications and sidecars never deliver by themselves, and the face for peers never forwards.
 // Each server's goroutines live within its Run.
 package face
 

@@ -60,12 +60,18 @@ func NewPeer(c Config, d PeerDeps) (*Peer, error) {
 		return nil, err
 	}
 	p := &Peer{own: d.Own, apps: d.Apps, metrics: m, grace: grace(c)}
-	p.server = grpc.NewServer(append(serverOptions(),
+	p.server = newInvocationServer(p)
+	return p, nil
+}
+
+// newInvocationServer makes a server of Dapr's internal wire.
+func newInvocationServer(s internalsv1.ServiceInvocationServer) *grpc.Server {
+	out := grpc.NewServer(append(serverOptions(),
 		grpc.StaticStreamWindowSize(peerStreamWindow),
 		grpc.StaticConnWindowSize(peerConnWindow),
 	)...)
-	internalsv1.RegisterServiceInvocationServer(p.server, p)
-	return p, nil
+	internalsv1.RegisterServiceInvocationServer(out, s)
+	return out
 }
 
 // Run serves on l until ctx is done; it then takes no new call, waits for those under way, for
@@ -122,16 +128,25 @@ func (p *Peer) CallLocal(ctx context.Context, in *internalsv1.InternalInvokeRequ
 		return nil, p.failed(ctx, err, trailer)
 	}
 	defer resp.Body.Close()
+	out, err := unaryReply(resp)
+	if err != nil {
+		return nil, p.failed(ctx, err, trailer)
+	}
+	p.metrics.count(codes.OK)
+	return out, nil
+}
+
+// unaryReply makes an answer one message, as CallLocal has it.
+func unaryReply(resp *invoke.Response) (*internalsv1.InternalInvokeResponse, error) {
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxReply+1))
 	if err == nil && len(body) > maxReply {
 		err = invoke.OutcomeUnknown("the answer is larger than %d bytes, which is what CallLocal carries", maxReply)
 	}
 	if err != nil {
-		return nil, p.failed(ctx, err, trailer)
+		return nil, err
 	}
 	out := wire.EncodeResponse(resp, false)
 	out.Message.Data = &anypb.Any{TypeUrl: resp.TypeURL, Value: body}
-	p.metrics.count(codes.OK)
 	return out, nil
 }
 

@@ -54,7 +54,7 @@ type Request struct {
 }
 
 // Replayable reports whether the call could be sent (again) with its body whole.
-func (r *Request) Replayable() bool { return r.Rest == nil || !r.Rest.started.Load() }
+func (r *Request) Replayable() bool { return r.Rest == nil || !r.Rest.Begun() }
 
 // Idempotent reports whether the call may be repeated although an earlier attempt may have been
 // executed: GET, HEAD and OPTIONS, as strategies.md says. A policy may name further methods.
@@ -134,6 +134,9 @@ func (s *Stream) Read(p []byte) (int, error) {
 	}
 	return n, err
 }
+
+// Begun reports whether anybody has begun to read the body.
+func (s *Stream) Begun() bool { return s.started.Load() }
 
 // Err gives what made a Read fail, nil where nothing did.
 func (s *Stream) Err() error {

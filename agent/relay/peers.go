@@ -69,16 +69,20 @@ func (p *peers) close() { p.pool.Close() }
 // deliver relays a call to the peer of t, and returns once its answer began. The error is an
 // *invoke.Error.
 func (p *peers) deliver(ctx context.Context, t Target, r *invoke.Request) (*invoke.Response, error) {
-	conn, err := p.pool.Acquire(t.Dial)
+	return p.call(ctx, t.Dial, r, invoke.TargetKey, wire.FormatTarget(t.Instance.ID), invoke.HopKey, "1", invoke.OriginKey, p.origin)
+}
+
+// call calls whoever listens at dial; md is what is said beside the call: key, value, key, value.
+func (p *peers) call(ctx context.Context, dial string, r *invoke.Request, md ...string) (*invoke.Response, error) {
+	conn, err := p.pool.Acquire(dial)
 	if err != nil {
-		return nil, invoke.NotDispatched(invoke.ReasonNoConnection, "%s: %v", t.Dial, err)
+		return nil, invoke.NotDispatched(invoke.ReasonNoConnection, "%s: %v", dial, err)
 	}
-	md := []string{invoke.TargetKey, wire.FormatTarget(t.Instance.ID), invoke.HopKey, "1", invoke.OriginKey, p.origin}
 	if tp := r.TraceParent(); tp != "" && invoke.Printable(tp) {
 		md = append(md, "traceparent", tp)
 	}
 	ctx, cancel := context.WithCancel(metadata.AppendToOutgoingContext(ctx, md...))
-	c := &peerCall{ctx: ctx, cancel: cancel, pool: p.pool, conn: conn, dial: t.Dial, req: r}
+	c := &peerCall{ctx: ctx, cancel: cancel, pool: p.pool, conn: conn, dial: dial, req: r}
 	resp, err := c.do()
 	if err != nil {
 		c.end()

@@ -88,8 +88,13 @@ func (b *Book) findAllOwn() {
 	b.findOwn(nil, maps.Keys(names))
 }
 
-// Port returns the port of an own instance's application, 0 where nobody states it.
+// Port returns the port at which an own instance is delivered to, its application's or its
+// sidecar's, 0 where nobody states it.
 func (b *Book) Port(i *catalog.Instance) int {
+	if b.cfg.Sidecars[i.Name] {
+		_, port := b.Sidecar(i)
+		return port
+	}
 	if i.Port > 0 {
 		return i.Port
 	}

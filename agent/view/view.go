@@ -42,6 +42,9 @@ type Config struct {
 	// Ports are those of the node's applications as the agent was told them. They serve where a
 	// registry states only a relay.
 	Ports map[catalog.Name]int
+	// Sidecars are those of the node's applications that are delivered to by way of the Dapr sidecar
+	// next to them: Ports has the sidecar's port then.
+	Sidecars map[catalog.Name]bool
 	// Base is what the agent's own configuration says of calls: it holds where no policy says
 	// otherwise.
 	Base policy.Settings

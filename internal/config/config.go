@@ -58,6 +58,8 @@ type Agent struct {
 	// HTTP and GRPC are what applications of this node call.
 	HTTP Listener `yaml:"http" default:"listen=127.0.0.1:3500"`
 	GRPC Listener `yaml:"grpc" default:"listen=127.0.0.1:50001"`
+	// Dapr is what the Dapr sidecars of this node call; nil: nothing listens for them.
+	Dapr *Listener `yaml:"dapr,omitempty"`
 	// Metrics serves metrics and health.
 	Metrics Listener `yaml:"metrics" default:"listen=127.0.0.1:9464"`
 	Apps    []App    `yaml:"apps"`
@@ -73,7 +75,7 @@ type Agent struct {
 	Tracing *Tracing `yaml:"tracing,omitempty"`
 	Guard   Guard    `yaml:"guard"`
 
-	_ struct{} `later:"admin,dapr,tls"`
+	_ struct{} `later:"admin,tls"`
 }
 
 // Cluster is one cluster that a synchronizer gathers.
@@ -309,9 +311,10 @@ type App struct {
 	// ID is the app-id, unique in its namespace at this agent.
 	ID        string `yaml:"id"`
 	Namespace string `yaml:"namespace" default:"default"`
-	// Port is the application's own, 1 to 65535; 0: only its registry knows it.
+	// Port is the application's own, 1 to 65535; 0: only its registry knows it. With the protocol
+	// dapr it is its sidecar's, for calls from other sidecars.
 	Port int `yaml:"port,omitempty"`
-	// Protocol is http, h2c or grpc.
+	// Protocol is http, h2c, grpc or dapr.
 	Protocol string `yaml:"protocol" default:"http"`
 	// Register puts the application into the node's own registry, one that takes registrations.
 	Register bool `yaml:"register,omitempty"`

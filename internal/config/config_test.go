@@ -50,12 +50,14 @@ resolvers:
 internal: {listen: "127.0.0.1:0", advertise: 127.0.0.1}
 http: {listen: unix:///run/farcall/http.sock}
 grpc: {listen: 127.0.0.1:50001}
+dapr: {listen: 127.0.0.1:50003}
 metrics: {listen: 0.0.0.0:9464, insecure: true}
 strategy: remote
 accessLog: all
 apps:
   - {id: cart, port: 8080, protocol: http, namespace: default, register: true}
   - {id: cart, port: 8081, protocol: grpc, namespace: shop}
+  - {id: till, protocol: dapr}
 `
 
 func TestSynchronizerSample(t *testing.T) {
@@ -121,10 +123,12 @@ func TestAgentSample(t *testing.T) {
 		Internal: Internal{Listen: "127.0.0.1:0", Advertise: "127.0.0.1"},
 		HTTP:     Listener{Listen: "unix:///run/farcall/http.sock"},
 		GRPC:     Listener{Listen: "127.0.0.1:50001"},
+		Dapr:     &Listener{Listen: "127.0.0.1:50003"},
 		Metrics:  Listener{Listen: "0.0.0.0:9464", Insecure: true},
 		Apps: []App{
 			{ID: "cart", Namespace: "default", Port: 8080, Protocol: "http", Register: true},
 			{ID: "cart", Namespace: "shop", Port: 8081, Protocol: "grpc"},
+			{ID: "till", Namespace: "default", Protocol: "dapr"},
 		},
 		Strategy: string(strategy.ExternalFirst), AccessLog: "all",
 		Guard: Guard{Hold: time.Minute},

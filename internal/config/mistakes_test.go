@@ -62,7 +62,7 @@ var mistakes = []struct {
 	{name: "a key like no other", text: okSynchronizer + "clusters: [{name: a, colour: red, resolvers: [file: {path: x}]}]\n", want: []string{
 		"farcall.yaml:2: clusters[0].colour: unknown key; the keys here are labels, locality, name, resolvers, via"}},
 	{name: "a key one level too high", agent: true, text: okAgent + "listen: 127.0.0.1:1\nresolvers:\n- address: x\n- namespace: y\n", want: []string{
-		`farcall.yaml:4: listen: unknown key here; it goes inside "internal", "http", "grpc" or "metrics"`,
+		`farcall.yaml:4: listen: unknown key here; it goes inside "internal", "http", "grpc", "dapr" or "metrics"`,
 		`farcall.yaml:6: resolvers[0].address: unknown key here; it goes inside "consul"`,
 		`farcall.yaml:7: resolvers[1].namespace: unknown key here; it goes inside "consul", "dns", "file", "kubernetes" or "mdns"`}},
 	{name: "a key that is no word", text: okSynchronizer + "\"a\\nb\": 1\n? [x]\n: 2\n5: 6\n", want: []string{
@@ -132,9 +132,9 @@ var mistakes = []struct {
 			`farcall.yaml:8: clusters[2].resolvers[1].mdns.interfaces[3]: eth0 is listed twice`,
 			`farcall.yaml:9: clusters[2].resolvers[2]: has both dns and mdns: want one kind; write a list entry for each`}},
 	{name: "keys of later versions for an agent", agent: true,
-		text: okAgent + "dapr: {listen: x}\napps: [{id: a, token: t}]\n",
+		text: okAgent + "tls: {ca: x}\napps: [{id: a, token: t}]\n",
 		want: []string{
-			"farcall.yaml:4: dapr: not supported by this version",
+			"farcall.yaml:4: tls: not supported by this version",
 			"farcall.yaml:5: apps[0].token: not supported by this version"}},
 	{name: "a key set twice", text: "federation: a\nfederation: b\nhttp:\n  listen: 127.0.0.1:1\n  listen: 127.0.0.1:2\n", want: []string{
 		"farcall.yaml:2: federation: set twice, first in line 1",
@@ -256,11 +256,11 @@ var mistakes = []struct {
 	{name: "a hold of nothing", text: okSynchronizer + "guard: {hold: 0s}\n", want: []string{
 		"farcall.yaml:2: guard.hold: 0s is not a time to hold for: want more than 0s, for example 60s"}},
 
-	{name: "words", agent: true, text: okAgent + "accessLog: error\napps:\n- {id: a, protocol: HTTP}\n- {id: b, protocol: dapr}\n- {id: c, protocol: quic}\nstrategy: local-frist\n", want: []string{
+	{name: "words", agent: true, text: okAgent + "accessLog: error\napps:\n- {id: a, protocol: HTTP}\n- {id: b, protocol: https}\n- {id: c, protocol: quic}\nstrategy: local-frist\n", want: []string{
 		`farcall.yaml:4: accessLog: unknown word "error": want "off", "errors" or "all"; did you mean "errors"?`,
-		`farcall.yaml:6: apps[0].protocol: unknown word "HTTP": want "http", "h2c" or "grpc"; did you mean "http"?`,
-		`farcall.yaml:7: apps[1].protocol: "dapr" is not supported by this version: want "http", "h2c" or "grpc"`,
-		`farcall.yaml:8: apps[2].protocol: unknown word "quic": want "http", "h2c" or "grpc"`,
+		`farcall.yaml:6: apps[0].protocol: unknown word "HTTP": want "http", "h2c", "grpc" or "dapr"; did you mean "http"?`,
+		`farcall.yaml:7: apps[1].protocol: "https" is not supported by this version: want "http", "h2c", "grpc" or "dapr"`,
+		`farcall.yaml:8: apps[2].protocol: unknown word "quic": want "http", "h2c", "grpc" or "dapr"`,
 		`farcall.yaml:9: strategy: unknown strategy "local-frist": did you mean "local-first"? Accepted are local-first, external-first, broadcast, local-only, external-only, any; also active-active (any), none (any), local (local-first), remote (external-first)`}},
 	{name: "apps", agent: true,
 		text: okAgent + "apps:\n- {id: a, port: 1}\n- {id: a, port: 2}\n- {port: 3}\n- {id: b, port: 70000}\n- {id: c, port: 0}\n- {id: d, register: true, namespace: ''}\n",

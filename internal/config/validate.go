@@ -16,8 +16,8 @@ import (
 
 // Words that a key may have, canonical ones first.
 var (
-	protocols      = []string{"http", "h2c", "grpc"}
-	laterProtocols = []string{"https", "dapr"}
+	protocols      = []string{"http", "h2c", "grpc", "dapr"}
+	laterProtocols = []string{"https"}
 	accessLogs     = []string{"off", "errors", "all"}
 )
 
@@ -83,6 +83,7 @@ func (v *validator) agent(a *Agent) {
 	v.listener("http", a.HTTP, "3500", true)
 	v.listener("grpc", a.GRPC, "50001", true)
 	v.listener("metrics", a.Metrics, "9464", true)
+	v.dapr(a.Dapr)
 	v.apps(a)
 	v.strategy(a)
 	v.localPolicy(a)

@@ -12,8 +12,7 @@ import (
 	"testing"
 )
 
-// DaprdServer is a real daprd on a host of a Network, in standalone mode with mDNS as its name
-// resolver. Its methods are for the test's goroutine only.
+// DaprdServer is a real daprd in standalone mode, on a host of a Network or on loopback. Its methods are for the test's goroutine only.
 type DaprdServer struct {
 	// HTTP, GRPC and Internal are where it serves its HTTP API, its gRPC API, and other sidecars.
 	HTTP, GRPC, Internal netip.AddrPort
@@ -27,27 +26,42 @@ type DaprdConfig struct {
 	AppID string
 	// App is where the application listens; not valid: there is none.
 	App netip.AddrPort
+	// Resolver is the block nameResolution of its configuration; empty: mDNS.
+	Resolver string
 	// Args are further flags.
 	Args []string
 }
 
 // Daprd starts a daprd on the host and returns when it says that it runs. There may be one on
-// each host.
+// each host. Without a host (nil) it runs on loopback, where it has ports of its own.
 func Daprd(t testing.TB, h *Host, cfg DaprdConfig) *DaprdServer {
 	t.Helper()
-	at := func(port uint16) netip.AddrPort { return netip.AddrPortFrom(h.Addr, port) }
+	addr, listen := netip.AddrFrom4([4]byte{127, 0, 0, 1}), "127.0.0.1"
+	at := func(int) netip.AddrPort { return netip.AddrPortFrom(addr, uint16(FreePort(t))) }
+	if h == nil {
+		h = &Host{}
+		cfg.Args = append([]string{"--dapr-internal-grpc-listen-address", listen}, cfg.Args...)
+	} else {
+		addr, listen = h.Addr, "0.0.0.0"
+		at = func(port int) netip.AddrPort { return netip.AddrPortFrom(addr, uint16(port)) }
+	}
+	if cfg.Resolver == "" {
+		cfg.Resolver = "{component: mdns, version: v1}"
+	}
 	d := &DaprdServer{t: t, HTTP: at(3500), GRPC: at(50001), Internal: at(50002)}
 	// Without a configuration it would look for one in the home directory.
 	conf := filepath.Join(t.TempDir(), "dapr.yaml")
 	writeFile(t, conf, `apiVersion: dapr.io/v1alpha1
 kind: Configuration
 metadata: {name: test}
-spec: {nameResolution: {component: mdns, version: v1}, tracing: {samplingRate: "0"}}
+spec:
+  nameResolution: `+cfg.Resolver+`
+  tracing: {samplingRate: "0"}
 `)
 	args := []string{
-		"DAPR_HOST_IP=" + h.Addr.String(), // it would ask for the route to the internet
+		"DAPR_HOST_IP=" + addr.String(), // it would ask for the route to the internet
 		serverBinary(t, "daprd"), "--mode", "standalone", "--app-id", cfg.AppID, "--config", conf,
-		"--resources-path", t.TempDir(), "--dapr-listen-addresses", "0.0.0.0",
+		"--resources-path", t.TempDir(), "--dapr-listen-addresses", listen,
 		"--dapr-http-port", strconv.Itoa(int(d.HTTP.Port())),
 		"--dapr-grpc-port", strconv.Itoa(int(d.GRPC.Port())),
 		"--dapr-internal-grpc-port", strconv.Itoa(int(d.Internal.Port())),

@@ -8,7 +8,7 @@
 //	```sh needs="systemd"     cannot be run by a test; only its syntax is checked
 //	```console                "$ " lines as in sh, asked again for up to 30 s until they succeed and
 //	                          print what follows; ... stands for anything
-//	```yaml synchronizer      (or agent, policy, file) read as that configuration; with file=NAME it is also
+//	```yaml synchronizer      (or agent, policy, file, dapr) read as that configuration; with file=NAME it is also
 //	                          written into the copy, for the shell blocks below it
 //	```go file=NAME           formatted, and written into the copy
 //	```text                   a picture

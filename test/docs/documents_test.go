@@ -18,7 +18,7 @@ import (
 )
 
 // needs are the things that no test has, and that a block may say it needs.
-var needs = []string{"systemd", "kubernetes", "docker"}
+var needs = []string{"systemd", "kubernetes", "docker", "dapr"}
 
 func TestDocuments(t *testing.T) {
 	root := testkit.Root(t)
@@ -106,8 +106,10 @@ func (d *document) yaml(b *block) error {
 		_, err = config.ParsePolicies(name, text)
 	case "file":
 		err = d.registry(b)
+	case "dapr":
+		err = readDapr(b.text)
 	default:
-		return fmt.Errorf("nothing reads yaml that is marked %q: want synchronizer, agent, policy or file", b.kind)
+		return fmt.Errorf("nothing reads yaml that is marked %q: want synchronizer, agent, policy, file or dapr", b.kind)
 	}
 	if err != nil || b.set["file"] == "" {
 		return err

@@ -85,6 +85,7 @@ type options struct {
 	store    string                     // the synchronizer's store block; embedded when empty
 	registry func(name string) registry // a file when nil
 	apps     string                     // an agent's apps block
+	agent    func(name string) string   // what else a cluster's agent is told; may be nil
 	hold     string                     // guard.hold; 2s when empty
 	second   string                     // host:port of a further synchronizer that agents know
 }
@@ -132,6 +133,9 @@ func newWorld(t *testing.T, o options, names ...string) *world {
 		fmt.Fprintf(&text, "  - {name: %s, resolvers: [%s]}\n", name, c.registry.config())
 		agent := fmt.Sprintf("cluster: %s\nnode: %s-1\nsynchronizers: [%s]\ndataDir: %s\nresolvers: [%s]\ninternal: {listen: %s}\nhttp: {listen: %s}\ngrpc: {listen: %s}\nmetrics: {listen: %s}\nguard: {hold: %s}\naccessLog: errors\n%s",
 			name, name, synchronizers, filepath.Join(dir, "agent-"+name), c.registry.config(), c.internal, c.http, c.grpc, c.health, o.hold, o.apps)
+		if o.agent != nil {
+			agent += o.agent(name)
+		}
 		file := filepath.Join(dir, "agent-"+name+".yml")
 		write(t, file, agent)
 		c.agent = testkit.NewDaemon(t, filepath.Join(bin, "agent"), "agent-"+name, "--config", file)

@@ -43,8 +43,12 @@ func Agent(ctx context.Context, c *config.Agent, log *slog.Logger) error {
 		l.closeAll()
 		return err
 	}
-	log.Info("agent starts", "cluster", c.Cluster, "node", c.Node, "advertise", cfg.Address,
+	started := log.With("cluster", c.Cluster, "node", c.Node, "advertise", cfg.Address,
 		"http", deps.HTTP.Addr(), "grpc", deps.GRPC.Addr(), "metrics", deps.Metrics.Addr())
+	if deps.Dapr != nil {
+		started = started.With("dapr", deps.Dapr.Addr())
+	}
+	started.Info("agent starts")
 	return a.Run(ctx)
 }
 
@@ -94,6 +98,9 @@ func agentParts(c *config.Agent, dir *datadir.Dir, l *listeners, log *slog.Logge
 	deps.HTTP = add("http.listen", c.HTTP)
 	deps.GRPC = add("grpc.listen", c.GRPC)
 	deps.Metrics = add("metrics.listen", c.Metrics)
+	if c.Dapr != nil {
+		deps.Dapr = add("dapr.listen", *c.Dapr)
+	}
 	if l.err != nil {
 		return cfg, deps, l.err
 	}

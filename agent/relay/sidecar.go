@@ -1,0 +1,42 @@
+package relay
+
+import (
+	"context"
+	"errors"
+	"net"
+	"strconv"
+
+	"github.com/farcall/farcall/agent/app"
+	"github.com/farcall/farcall/agent/invoke"
+)
+
+// lastHop is what a call to a sidecar carries as its hop. A daprd does not look at it; an agent
+// refuses it, so that a port which is an agent's by mistake makes no loop.
+const lastHop = "2"
+
+// Sidecars delivers calls to applications by way of the Dapr sidecars next to them, on the same
+// node. It is safe for concurrent use.
+type Sidecars struct{ peers *peers }
+
+var _ Apps = (*Sidecars)(nil)
+
+// NewSidecars makes the connections' pool; nothing is dialled before the first call.
+func NewSidecars() *Sidecars { return &Sidecars{newPeers("", "")} }
+
+// Deliver hands one call to the sidecar at e, whatever e.Protocol is, and returns once the answer
+// began: by CallLocalStream, or by CallLocal where the sidecar takes nothing else. It fails as
+// app.Channels.Deliver does; a sidecar that is not there is an application that is not.
+func (s *Sidecars) Deliver(ctx context.Context, e app.Endpoint, r *invoke.Request) (*invoke.Response, error) {
+	dial := net.JoinHostPort(e.Address, strconv.Itoa(e.Port))
+	resp, err := s.peers.call(ctx, dial, r, invoke.HopKey, lastHop)
+	var is *invoke.Error
+	if errors.As(err, &is) && is.Reason == invoke.ReasonNoConnection {
+		// Its next call dials afresh, as to any application.
+		s.peers.pool.Reconnect(dial)
+		return nil, invoke.NotDispatched(invoke.ReasonAppDown, "the sidecar of %s does not take connections: %s", r.Service, is.Message)
+	}
+	return resp, err
+}
+
+// Close ends the connections; no call may be under way.
+func (s *Sidecars) Close() { s.peers.close() }
