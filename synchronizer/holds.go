@@ -30,7 +30,7 @@ type said[T any] struct {
 func everyReplica[T any](ctx context.Context, s *Synchronizer, here func(context.Context) (T, error), there func(context.Context, adminv1.AdminClient) (T, error)) []said[T] {
 	ctx, cancel := within(ctx, consultWithin)
 	defer cancel()
-	peers := s.hub.peers(s.cfg.ReplicaID)
+	peers := s.peers()
 	all := make([]said[T], 1+len(peers))
 	var asking errgroup.Group
 	asking.Go(func() error {
