@@ -89,11 +89,15 @@ func Response(f Facts) *adminv1.ExplainResponse {
 	return resp
 }
 
-// weight is what an instance weighs in the choice within its tier.
+// weight is what an instance weighs in the choice within its tier; Random takes all alike that
+// weigh anything.
 func weight(c *strategy.Candidate, p *strategy.Policy) float64 {
 	w := float64(c.Instance.Weight)
 	if of, stated := p.Weights[c.Instance.Cluster]; stated {
 		w *= float64(of)
+	}
+	if p.Balancer == strategy.Random {
+		w = min(w, 1)
 	}
 	return w
 }
@@ -160,6 +164,9 @@ func (f *Facts) notes() []string {
 	}
 	if f.Decision.Degraded {
 		out = append(out, "a better tier lost instances because their cluster is EXPIRED")
+	}
+	if f.Policy.WarmUp > 0 {
+		out = append(out, "an instance that this agent has seen for less than warmUp gets fewer calls than is said here")
 	}
 	return append(out, f.Notes...)
 }

@@ -235,3 +235,23 @@ func TestTrim(t *testing.T) {
 		t.Errorf("notes are %q", whole.GetNotes())
 	}
 }
+
+// Random draws all alike, and explain must not promise otherwise.
+func TestRandomTakesAllAlike(t *testing.T) {
+	p := strategy.Defaults()
+	p.Weights = map[string]uint32{"west": 9, "north": 0}
+	for _, c := range []struct {
+		balancer strategy.Balancer
+		cluster  string
+		weight   uint32
+		want     float64
+	}{
+		{strategy.LeastRequest, "west", 4, 36}, {strategy.Random, "west", 4, 1}, {strategy.Random, "east", 1, 1}, {strategy.Random, "north", 4, 0},
+	} {
+		p.Balancer = c.balancer
+		i := &catalog.Instance{ID: catalog.ID{Cluster: c.cluster}, Weight: c.weight}
+		if got := weight(&strategy.Candidate{Instance: i}, &p); got != c.want {
+			t.Errorf("%s in %s: %v, want %v", c.balancer, c.cluster, got, c.want)
+		}
+	}
+}
