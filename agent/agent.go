@@ -13,6 +13,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -37,6 +38,7 @@ import (
 	"github.com/farcall/farcall/agent/view"
 	catalogv1 "github.com/farcall/farcall/api/farcall/catalog/v1"
 	"github.com/farcall/farcall/internal/catalog"
+	"github.com/farcall/farcall/internal/guard"
 	"github.com/farcall/farcall/internal/mirror"
 	"github.com/farcall/farcall/internal/policy"
 	"github.com/farcall/farcall/internal/reach"
@@ -104,6 +106,7 @@ type Agent struct {
 	intake      *intake.Intake // nil without registries
 	uplink      *uplink.Uplink
 	mirror      atomic.Pointer[mirror.Mirror] // the feed's; nil before there was one
+	hearsay     hearsay
 	contributor *contribute.Contributor
 	answers     *consult.Answers
 	tracker     *reachability.Tracker
@@ -197,6 +200,7 @@ func (a *Agent) rooms(r *router) (err error) {
 		return nil
 	}
 	read.Registries = a.contributor.Registries()
+	a.hearsay = hearsay{cluster: a.cfg.Cluster, hold: cmp.Or(read.Guard.Hold, guard.DefaultHold)}
 	a.intake, err = intake.New(read, intake.Deps{Log: a.log, Metrics: intake.NewMetrics(a.deps.Registry), Verdict: a.verdict})
 	return err
 }

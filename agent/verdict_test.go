@@ -44,9 +44,10 @@ func TestTheFeedsWord(t *testing.T) {
 	}
 	now := time.Unix(1_000_000, 0)
 	m := mirror.New(schema)
+	h := &hearsay{cluster: "edge", hold: time.Minute}
 	silent := func(when string) {
 		t.Helper()
-		if wordOf(m, "edge", now) != nil {
+		if h.word(m, now) != nil {
 			t.Errorf("%s it has a word", when)
 		}
 	}
@@ -64,7 +65,7 @@ func TestTheFeedsWord(t *testing.T) {
 	m.Apply(now, []*feedv1.Entry{beat(2)}, 2)
 	said := func(want map[catalog.ID]guard.Word) {
 		t.Helper()
-		word := wordOf(m, "edge", now)
+		word := h.word(m, now)
 		if word == nil {
 			t.Fatal("it has no word")
 		}
@@ -79,9 +80,27 @@ func TestTheFeedsWord(t *testing.T) {
 	})
 	m.Apply(now, []*feedv1.Entry{slice(2, "3")}, 3)
 	said(map[catalog.ID]guard.Word{id("cart", "1"): guard.Unlisted, id("cart", "3"): guard.Listed})
-	if wordOf(m, "east", now) != nil {
+	if (&hearsay{cluster: "east"}).word(m, now) != nil {
 		t.Error("of a cluster that is not there it has a word")
 	}
-	now = now.Add(4 * time.Second)
+	// An owner that begins anew reads an emptied registry as it is: that it lists nothing proves
+	// nothing until a hold would have ended by itself.
+	fresh := func(tick uint64) { m.Apply(now, []*feedv1.Entry{beat(tick)}, 4) }
+	m.Apply(now, []*feedv1.Entry{entry(keys.Key{Kind: keys.Meta, Cluster: "edge"}, &storev1.ClusterMeta{Cluster: "edge", Epoch: 2, Seq: 1, Owner: "s"})}, 4)
+	for at, want := range map[time.Duration]guard.Word{0: guard.Silent, 59 * time.Second: guard.Silent, time.Minute: guard.Unlisted} {
+		began := now
+		now = now.Add(at)
+		fresh(3 + uint64(at/time.Second))
+		h := *h // each as it stood at the take-over
+		_ = h.word(m, began)
+		if got := h.word(m, now)(id("cart", "1")); got != want {
+			t.Errorf("%s after another owner took over: %v, want %v", at, got, want)
+		}
+		if got := h.word(m, now)(id("cart", "3")); got != guard.Listed {
+			t.Errorf("%s after another owner took over, of one that is listed: %v", at, got)
+		}
+		now = began
+	}
+	now = now.Add(2 * time.Minute)
 	silent("once it is stale")
 }

@@ -80,8 +80,11 @@ func (c Config) Check() error {
 	return nil
 }
 
+// DefaultHold is Config.Hold where nobody stated it.
+const DefaultHold = 60 * time.Second
+
 func (c Config) withDefaults() Config {
-	c.Hold = cmp.Or(c.Hold, 60*time.Second)
+	c.Hold = cmp.Or(c.Hold, DefaultHold)
 	c.Floor = cmp.Or(c.Floor, 5)
 	c.Window = cmp.Or(c.Window, 10*time.Second)
 	return c
