@@ -265,7 +265,7 @@ func (d *decoder) unknown(key *yaml.Node, v reflect.Value, list []field, later [
 		d.add(key.Line, at, "unknown key; did you mean %q?", word)
 		d.bad[child(path, word)] = true
 	} else if len(inside) > 0 {
-		d.add(key.Line, at, "unknown key here; it goes inside %s", quoted(inside))
+		d.add(key.Line, at, "unknown key here; it goes inside %s", nearest.Either(inside))
 	} else {
 		slices.Sort(keys)
 		d.add(key.Line, at, "unknown key; the keys here are %s", strings.Join(keys, ", "))

@@ -93,18 +93,3 @@ func child(path, key string) string {
 	}
 	return path + "." + key
 }
-
-// quoted joins words as `"a", "b" or "c"`.
-func quoted(words []string) string {
-	var b strings.Builder
-	for i, w := range words {
-		switch {
-		case i > 0 && i == len(words)-1:
-			b.WriteString(" or ")
-		case i > 0:
-			b.WriteString(", ")
-		}
-		fmt.Fprintf(&b, "%q", w)
-	}
-	return b.String()
-}

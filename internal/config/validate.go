@@ -427,11 +427,11 @@ func (v *validator) word(at, word string, words, later []string) {
 	switch mended, near := nearest.Word(word, words); {
 	case slices.Contains(words, word):
 	case slices.Contains(later, word):
-		v.errorf(at, "%q is not supported by this version: want %s", word, quoted(words))
+		v.errorf(at, "%q is not supported by this version: want %s", word, nearest.Either(words))
 	case near:
-		v.errorf(at, "unknown word %q: want %s; did you mean %q?", word, quoted(words), mended)
+		v.errorf(at, "unknown word %q: want %s; did you mean %q?", word, nearest.Either(words), mended)
 	default:
-		v.errorf(at, "unknown word %q: want %s", word, quoted(words))
+		v.errorf(at, "unknown word %q: want %s", word, nearest.Either(words))
 	}
 }
 

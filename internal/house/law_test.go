@@ -25,7 +25,7 @@ var law = []rule{
 	{"internal/keys", []string{"api/...", "internal/catalog"}},
 	{"internal/reach", []string{"api/...", "internal/catalog"}},
 	{"internal/guard", []string{"internal/catalog"}},
-	{"internal/policy", []string{"api/...", "internal/catalog", "internal/nearest", "strategy"}},
+	{"internal/policy", []string{"api/...", "internal/catalog", "internal/keys", "internal/nearest", "strategy"}},
 	{"internal/explain", []string{"api/...", "internal/catalog", "internal/policy", "strategy"}},
 	{"internal/mirror", []string{"api/...", "internal/catalog", "internal/keys", "internal/policy", "strategy"}},
 	{"internal/store", []string{"api/...", "internal/catalog", "internal/datadir", "internal/keys", "internal/policy"}},

@@ -116,7 +116,7 @@ func (s Schema) Format(k Key) string {
 	case PoliciesSynced:
 		return s.prefix + "policies-synced"
 	case Replica:
-		return s.Replicas() + escape(k.Replica)
+		return s.Replicas() + Escape(k.Replica)
 	case Owner:
 		return s.Owners() + k.Cluster
 	case Meta:
@@ -124,10 +124,10 @@ func (s Schema) Format(k Key) string {
 	case Synced:
 		return s.Cluster(k.Cluster) + "synced"
 	case Slice:
-		return s.Services(k.Cluster) + escape(k.Name.Namespace) + "/" + escape(k.Name.Service) +
+		return s.Services(k.Cluster) + Escape(k.Name.Namespace) + "/" + Escape(k.Name.Service) +
 			"/" + strconv.FormatUint(uint64(k.Slice), 10)
 	case Agent:
-		return s.Agents() + k.Cluster + "/" + escape(k.Node)
+		return s.Agents() + k.Cluster + "/" + Escape(k.Node)
 	case Policy:
 		return s.Policies() + k.ID
 	case Cordon:
@@ -159,7 +159,7 @@ func parse(seg []string) (Key, bool) {
 	case len(seg) == 1 && seg[0] == "policies-synced":
 		return Key{Kind: PoliciesSynced}, true
 	case len(seg) == 2 && seg[0] == "replicas":
-		id, ok := unescape(seg[1])
+		id, ok := Unescape(seg[1])
 		return Key{Kind: Replica, Replica: id}, ok
 	case len(seg) >= 2 && seg[0] == "policies":
 		id, ok := parseID(seg[1:])
@@ -172,7 +172,7 @@ func parse(seg []string) (Key, bool) {
 	case len(seg) == 2 && seg[0] == "owners":
 		return Key{Kind: Owner, Cluster: cluster}, true
 	case len(seg) == 3 && seg[0] == "agents":
-		node, ok := unescape(seg[2])
+		node, ok := Unescape(seg[2])
 		return Key{Kind: Agent, Cluster: cluster, Node: node}, ok
 	case len(seg) == 3 && seg[0] == "clusters" && seg[2] == "meta":
 		return Key{Kind: Meta, Cluster: cluster}, true
@@ -191,7 +191,7 @@ func parse(seg []string) (Key, bool) {
 // is taken too: who reads the value says that it is not understood, which must not go unseen.
 func parseID(seg []string) (string, bool) {
 	for _, s := range seg {
-		if plain, ok := unescape(s); !ok || escape(plain) != s {
+		if plain, ok := Unescape(s); !ok || Escape(plain) != s {
 			return "", false
 		}
 	}
@@ -199,8 +199,8 @@ func parseID(seg []string) (string, bool) {
 }
 
 func parseSlice(cluster string, seg []string) (Key, bool) {
-	ns, nsOK := unescape(seg[0])
-	svc, svcOK := unescape(seg[1])
+	ns, nsOK := Unescape(seg[0])
+	svc, svcOK := Unescape(seg[1])
 	n, err := strconv.ParseUint(seg[2], 10, 32)
 	return Key{
 		Kind:    Slice,
@@ -216,9 +216,9 @@ const hexDigits = "0123456789ABCDEF"
 // is escaped, so that a key can be read, typed and pasted; '/' parts segments, '%' escapes.
 func plain(b byte) bool { return b > ' ' && b < 0x7f && b != '/' && b != '%' }
 
-// escape writes one segment: %XX for each byte that is not plain (the percent-encoding of
+// Escape writes one segment: %XX for each byte that is not plain (the percent-encoding of
 // RFC 3986, upper-case).
-func escape(s string) string {
+func Escape(s string) string {
 	var b strings.Builder
 	for i := range len(s) {
 		if c := s[i]; plain(c) {
@@ -232,8 +232,8 @@ func escape(s string) string {
 	return b.String()
 }
 
-// unescape is the inverse of escape. No segment is empty.
-func unescape(s string) (string, bool) {
+// Unescape is the inverse of escape. No segment is empty.
+func Unescape(s string) (string, bool) {
 	if !strings.Contains(s, "%") {
 		return s, s != ""
 	}

@@ -4,7 +4,10 @@
 // It knows no words itself; it is pure and runs no goroutines.
 package nearest
 
-import "strings"
+import (
+	"fmt"
+	"strings"
+)
 
 // maxLength bounds what is compared of a word that a stranger wrote, in bytes.
 const maxLength = 64
@@ -48,4 +51,19 @@ func distance(a, b string) int {
 		before, last, row = last, row, before
 	}
 	return last[len(b)]
+}
+
+// Either joins words as `"a", "b" or "c"`.
+func Either(words []string) string {
+	var b strings.Builder
+	for i, w := range words {
+		switch {
+		case i > 0 && i == len(words)-1:
+			b.WriteString(" or ")
+		case i > 0:
+			b.WriteString(", ")
+		}
+		fmt.Fprintf(&b, "%q", w)
+	}
+	return b.String()
 }

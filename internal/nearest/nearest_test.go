@@ -45,3 +45,13 @@ func FuzzWord(f *testing.F) {
 		}
 	})
 }
+
+func TestEither(t *testing.T) {
+	for want, words := range map[string][]string{
+		"": nil, `"a"`: {"a"}, `"a" or "b"`: {"a", "b"}, `"a", "b" or "c d"`: {"a", "b", "c d"},
+	} {
+		if got := Either(words); got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	}
+}

@@ -7,6 +7,7 @@ import (
 
 	policyv1 "github.com/farcall/farcall/api/farcall/policy/v1"
 	"github.com/farcall/farcall/internal/catalog"
+	"github.com/farcall/farcall/internal/keys"
 	"github.com/farcall/farcall/strategy"
 )
 
@@ -93,7 +94,7 @@ func FormatCordonID(n catalog.Name) string {
 	if n == (catalog.Name{}) {
 		return everyone
 	}
-	return escape(n.Namespace) + "/" + escape(n.Service)
+	return keys.Escape(n.Namespace) + "/" + keys.Escape(n.Service)
 }
 
 // ParseCordonID is the inverse of FormatCordonID: what it takes, FormatCordonID gives back byte by
@@ -106,8 +107,8 @@ func ParseCordonID(id string) (catalog.Name, error) {
 	if ok {
 		var n catalog.Name
 		var also bool
-		n.Namespace, ok = unescape(ns)
-		n.Service, also = unescape(svc)
+		n.Namespace, ok = keys.Unescape(ns)
+		n.Service, also = keys.Unescape(svc)
 		if ok && also && n.Check() == nil && FormatCordonID(n) == id {
 			return n, nil
 		}

@@ -30,9 +30,9 @@ type Setting struct{ Key, Value, Source string }
 
 // Settings lists every key, in the order in which a policy is written.
 func (e *Effective) Settings() []Setting {
-	list := make([]Setting, len(keys))
-	for i := range keys {
-		k := &keys[i]
+	list := make([]Setting, len(allKeys))
+	for i := range allKeys {
+		k := &allKeys[i]
 		list[i] = Setting{Key: k.name, Value: k.value(&e.Policy), Source: e.Sources[k.name]}
 	}
 	return list
@@ -65,9 +65,9 @@ func (s *Set) Effective(n catalog.Name, caller string, annotation strategy.Kind,
 	_, general = s.layers(Target{Cluster: caller}, caller)
 	layers = append(append(layers, general...), layer{byAgent, &base})
 
-	e := &Effective{Policy: strategy.Defaults(), Sources: make(map[string]string, len(keys))}
-	for i := range keys {
-		k := &keys[i]
+	e := &Effective{Policy: strategy.Defaults(), Sources: make(map[string]string, len(allKeys))}
+	for i := range allKeys {
+		k := &allKeys[i]
 		e.Sources[k.name] = byDefault
 		for _, l := range layers {
 			if k.stated(l.settings) {

@@ -110,28 +110,13 @@ func oneOf[T ~string](r *reader, path, s string, words []T) T {
 	}
 	switch near, ok := nearest.Word(s, texts); {
 	case s == "":
-		r.addf(path, "is empty: want %s", either(texts))
+		r.addf(path, "is empty: want %s", nearest.Either(texts))
 	case ok:
-		r.addf(path, "unknown word %s: want %s; did you mean %q?", quote(s), either(texts), near)
+		r.addf(path, "unknown word %s: want %s; did you mean %q?", quote(s), nearest.Either(texts), near)
 	default:
-		r.addf(path, "unknown word %s: want %s", quote(s), either(texts))
+		r.addf(path, "unknown word %s: want %s", quote(s), nearest.Either(texts))
 	}
 	return ""
-}
-
-// either joins words as "a", "b" or "c".
-func either(words []string) string {
-	var b strings.Builder
-	for i, w := range words {
-		switch {
-		case i > 0 && i == len(words)-1:
-			b.WriteString(" or ")
-		case i > 0:
-			b.WriteString(", ")
-		}
-		fmt.Fprintf(&b, "%q", w)
-	}
-	return b.String()
 }
 
 // quote quotes what a stranger wrote, cut where it is longer than any word that could be right.

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/farcall/farcall/internal/catalog"
+	"github.com/farcall/farcall/internal/keys"
 )
 
 // everyone stands for an empty From in an ID, and for a whole cluster in a cordon's. No cluster
@@ -23,9 +24,9 @@ func FormatID(t Target, from []string) string {
 	case t.Cluster != "":
 		return "cluster/" + t.Cluster + "/" + last
 	case t.Name.Service != "":
-		return "service/" + escape(t.Name.Namespace) + "/" + escape(t.Name.Service) + "/" + last
+		return "service/" + keys.Escape(t.Name.Namespace) + "/" + keys.Escape(t.Name.Service) + "/" + last
 	}
-	return "namespace/" + escape(t.Name.Namespace) + "/" + last
+	return "namespace/" + keys.Escape(t.Name.Namespace) + "/" + last
 }
 
 // ParseID is the inverse of FormatID: what it takes, FormatID gives back byte by byte.
@@ -37,11 +38,11 @@ func ParseID(id string) (Target, []string, error) {
 	case len(seg) == 3 && seg[0] == "cluster":
 		t.Cluster = seg[1]
 	case len(seg) == 3 && seg[0] == "namespace":
-		t.Name.Namespace, ok = unescape(seg[1])
+		t.Name.Namespace, ok = keys.Unescape(seg[1])
 	case len(seg) == 4 && seg[0] == "service":
 		var also bool
-		t.Name.Namespace, ok = unescape(seg[1])
-		t.Name.Service, also = unescape(seg[2])
+		t.Name.Namespace, ok = keys.Unescape(seg[1])
+		t.Name.Service, also = keys.Unescape(seg[2])
 		ok = ok && also
 	default:
 		ok = false
@@ -72,43 +73,4 @@ func sorted(from []string) []string {
 		return nil
 	}
 	return slices.Sorted(slices.Values(from))
-}
-
-const hexDigits = "0123456789ABCDEF"
-
-// escape writes one segment of an ID as all keys of the store are written: %XX for each byte that
-// is not visible ASCII, and for '/' and '%'.
-func escape(s string) string {
-	var b strings.Builder
-	for i := range len(s) {
-		if c := s[i]; c > ' ' && c < 0x7f && c != '/' && c != '%' {
-			b.WriteByte(c)
-		} else {
-			b.WriteByte('%')
-			b.WriteByte(hexDigits[c>>4])
-			b.WriteByte(hexDigits[c&0xf])
-		}
-	}
-	return b.String()
-}
-
-// unescape is the inverse of escape.
-func unescape(s string) (string, bool) {
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		if s[i] != '%' {
-			b.WriteByte(s[i])
-			continue
-		}
-		if i+2 >= len(s) {
-			return "", false
-		}
-		hi, lo := strings.IndexByte(hexDigits, s[i+1]), strings.IndexByte(hexDigits, s[i+2])
-		if hi < 0 || lo < 0 {
-			return "", false
-		}
-		b.WriteByte(byte(hi<<4 | lo))
-		i += 2
-	}
-	return b.String(), true
 }

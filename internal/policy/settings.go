@@ -42,8 +42,8 @@ type key struct {
 	value  func(*strategy.Policy) string
 }
 
-// keys are all of them, in the order in which a policy is written.
-var keys = [...]key{
+// allKeys are all of them, in the order in which a policy is written.
+var allKeys = [...]key{
 	{
 		"strategy", func(s *Settings) bool { return s.Strategy != nil },
 		func(s *Settings, p *strategy.Policy) { p.Strategy = *s.Strategy },
@@ -118,9 +118,9 @@ var keys = [...]key{
 
 // Keys lists the keys of a policy's settings in the order in which a policy is written.
 func Keys() []string {
-	list := make([]string, len(keys))
-	for i := range keys {
-		list[i] = keys[i].name
+	list := make([]string, len(allKeys))
+	for i := range allKeys {
+		list[i] = allKeys[i].name
 	}
 	return list
 }
@@ -128,9 +128,9 @@ func Keys() []string {
 // Stated lists the keys that s states, in the order of Keys.
 func (s Settings) Stated() []string {
 	var list []string
-	for i := range keys {
-		if keys[i].stated(&s) {
-			list = append(list, keys[i].name)
+	for i := range allKeys {
+		if allKeys[i].stated(&s) {
+			list = append(list, allKeys[i].name)
 		}
 	}
 	return list
@@ -141,9 +141,9 @@ func (s Settings) Empty() bool { return len(s.Stated()) == 0 }
 
 // Over gives p with what s states in its place. The two share what they point to.
 func (s Settings) Over(p strategy.Policy) strategy.Policy {
-	for i := range keys {
-		if keys[i].stated(&s) {
-			keys[i].apply(&s, &p)
+	for i := range allKeys {
+		if allKeys[i].stated(&s) {
+			allKeys[i].apply(&s, &p)
 		}
 	}
 	return p
