@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	clientv3 "go.etcd.io/etcd/client/v3"
+
 	storev1 "github.com/farcall/farcall/api/farcall/store/v1"
 	"github.com/farcall/farcall/internal/catalog"
 	"github.com/farcall/farcall/internal/keys"
@@ -95,13 +97,19 @@ func (f *follower) advances(t *testing.T, within time.Duration, n int) {
 }
 
 // leader gives the member that leads.
-func leader(t *testing.T, s *Store, c *testkit.EtcdCluster) *testkit.EtcdMember {
+func leader(t *testing.T, c *testkit.EtcdCluster) *testkit.EtcdMember {
 	t.Helper()
+	// A client of its own: Status dials and reads the endpoints while the store's turns them.
+	client, err := clientv3.New(clientv3.Config{Endpoints: c.Endpoints})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
 	var led *testkit.EtcdMember
 	testkit.Eventually(t, testkit.Context(t), "a leader", func() error {
 		for _, m := range c.Members {
 			ctx, cancel := context.WithTimeout(testkit.Context(t), time.Second)
-			st, err := s.client.Status(ctx, m.Endpoint)
+			st, err := client.Status(ctx, m.Endpoint)
 			cancel()
 			if err == nil && st.Leader != 0 && st.Leader == st.Header.MemberId {
 				led = m
@@ -121,11 +129,11 @@ func TestRealLeaderAndQuorumAreLostAndComeBack(t *testing.T) {
 	f := follow(t, other)
 	f.advances(t, 10*time.Second, 20)
 
-	first := leader(t, s, c)
+	first := leader(t, c)
 	first.Kill()
 	f.advances(t, 15*time.Second, 20)
 
-	second := leader(t, s, c)
+	second := leader(t, c)
 	second.Kill() // one of three is left
 	testkit.Eventually(t, testkit.Context(t), "the store to say that it does not answer", func() error {
 		if s.Check(testkit.Context(t)) == nil {
