@@ -220,6 +220,15 @@ func join(t testing.TB, c *Cluster, node string, links ...string) *agent {
 	return a
 }
 
+// joinSilent is join of an agent that takes grants and sends nothing for them: it is so before it
+// has a link, so that nothing is sent before.
+func joinSilent(t testing.TB, c *Cluster, node, link string) *agent {
+	t.Helper()
+	a := join(t, c, node)
+	a.change(func() { a.silent, a.links[link] = true, &hears{complete: true, services: map[string][]string{}} })
+	return a
+}
+
 func (a *agent) run(ctx context.Context) error {
 	defer func() { a.x.Leave(time.Now()) }()
 	tick := time.NewTicker(time.Second)

@@ -171,8 +171,7 @@ func TestNewLinkIsPending(t *testing.T) {
 func TestSilentReporterIsPassedOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := begin(t)
-		a := join(t, w.c, "node-a", "m")
-		a.change(func() { a.silent = true })
+		a := joinSilent(t, w.c, "node-a", "m")
 		pass(12 * time.Second)
 		w.wantStatus("alone", "m FAILED: node-a was asked for its list and sends none")
 		b := join(t, w.c, "node-b", "m")
@@ -376,8 +375,7 @@ func TestAdoption(t *testing.T) {
 func TestLargeContributions(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := begin(t)
-		a := join(t, w.c, "node-a", "m")
-		a.change(func() { a.silent = true })
+		a := joinSilent(t, w.c, "node-a", "m")
 		pass(time.Second)
 		term := a.term("m")
 		send := func(c *feedv1.Contribution) error {
@@ -420,8 +418,7 @@ func TestLargeContributions(t *testing.T) {
 func TestHandOverDropsWhatWasUnfinished(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := begin(t)
-		a := join(t, w.c, "node-a", "m")
-		a.change(func() { a.silent = true })
+		a := joinSilent(t, w.c, "node-a", "m")
 		pass(time.Second)
 		a.take(&feedv1.ContributeRequest{Contribution: &feedv1.Contribution{Link: "m", Term: a.term("m"), Full: true, More: true, Snapshots: []*feedv1.Snapshot{snapshot("cart", ids(3))}}})
 		if a.x.bytes == 0 {
@@ -486,8 +483,7 @@ func TestOneLinkIsBounded(t *testing.T) {
 func TestBadInput(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := begin(t)
-		a := join(t, w.c, "node-a", "m")
-		a.change(func() { a.silent = true })
+		a := joinSilent(t, w.c, "node-a", "m")
 		pass(time.Second)
 		var many []*feedv1.Link
 		for n := range maxAgentLinks + 1 {
