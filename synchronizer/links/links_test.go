@@ -171,7 +171,7 @@ func TestNewLinkIsPending(t *testing.T) {
 func TestSilentReporterIsPassedOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := begin(t)
-		a := joinSilent(t, w.c, "node-a", "m")
+		joinSilent(t, w.c, "node-a", "m")
 		pass(12 * time.Second)
 		w.wantStatus("alone", "m FAILED: node-a was asked for its list and sends none")
 		b := join(t, w.c, "node-b", "m")
