@@ -255,7 +255,11 @@ func TestRules(t *testing.T) {
 		{"broadcast", Broadcast, "e1 w1", func(in *Input) { in.Clusters = with("west", cutOff(catalog.StateStale)) },
 			"broadcast: each of 2 targets: local, west (UNREACHABLE)", []string{"1 of 1 available", "0 of 1 available, but its cluster was measured unreachable"}},
 		{"degraded", ExternalFirst, "e1 w1", func(in *Input) { in.Clusters = with("west", silent(24*time.Hour)) },
-			"external-first: tier local, not tier * (no instance), degraded", []string{"no instance", "1 of 1 available"}},
+			"external-first: tier local, not tier * (1 EXPIRED), degraded", []string{"1 EXPIRED", "1 of 1 available"}},
+		{"cordoned", ExternalFirst, "e1 w1 w2", func(in *Input) { in.Cordons = []Cordon{{Cluster: "west"}} },
+			"external-first: tier local, not tier * (2 CORDONED)", []string{"2 CORDONED", "1 of 1 available"}},
+		{"draining and disabled", LocalFirst, "e1:DRAINING e2:DISABLED w1", nil,
+			"local-first: tier *, not tier local (none of 2 counts)", []string{"none of 2 counts", "1 of 1 available"}},
 		{"a name from a stranger", LocalFirst, "w1", func(in *Input) { in.Policy.ExternalOrder = [][]string{{"west", "wä\nst"}} },
 			"local-first: tier west, w??st, not tier local (no instance)", nil},
 	} {

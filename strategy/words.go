@@ -72,7 +72,7 @@ func percent(p float64) string {
 // facts says how much of a tier is available, and what it would need.
 func (d *decider) facts(t *plannedTier) string {
 	if t.known == 0 {
-		return "no instance"
+		return d.nobodyKnown(t)
 	}
 	s := strconv.Itoa(t.available) + " of " + strconv.Itoa(t.known) + " available"
 	if d.kind == Broadcast || d.kind == Any {
@@ -85,6 +85,30 @@ func (d *decider) facts(t *plannedTier) string {
 		s += ", threshold " + strconv.FormatUint(uint64(n), 10)
 	}
 	return s
+}
+
+// nobodyKnown says why a tier has no instance that counts: it lists none, or what removed those that it
+// lists.
+func (d *decider) nobodyKnown(t *plannedTier) string {
+	listed, of, mixed := 0, Reason(""), false
+	for _, c := range t.clusters {
+		for i := range c.list {
+			v := d.verdicts[c.first+i]
+			r := ruleReasons[v.rule]
+			if v.rule == passed {
+				r = ByLocality // what else would count
+			}
+			mixed = mixed || listed > 0 && r != of
+			listed, of = listed+1, r
+		}
+	}
+	switch {
+	case listed == 0:
+		return "no instance"
+	case mixed:
+		return fmt.Sprintf("none of %d counts", listed)
+	}
+	return fmt.Sprintf("%d %s", listed, of)
 }
 
 // reason says where a tier's share comes from.
