@@ -81,8 +81,8 @@ func (p *peers) call(ctx context.Context, dial string, r *invoke.Request, md ...
 	if tp := r.TraceParent(); tp != "" && invoke.Printable(tp) {
 		md = append(md, "traceparent", tp)
 	}
-	ctx, cancel := context.WithCancel(metadata.AppendToOutgoingContext(ctx, md...))
-	c := &peerCall{ctx: ctx, cancel: cancel, pool: p.pool, conn: conn, dial: dial, req: r}
+	c := &peerCall{caller: ctx, pool: p.pool, conn: conn, dial: dial, req: r}
+	c.ctx, c.cancel = context.WithCancel(metadata.AppendToOutgoingContext(ctx, md...))
 	resp, err := c.do()
 	if err != nil {
 		c.end()
@@ -93,6 +93,9 @@ func (p *peers) call(ctx context.Context, dial string, r *invoke.Request, md ...
 
 // peerCall is one call to a peer.
 type peerCall struct {
+	// caller is the call's own context, which says why it ended. ctx is what cancel ends, and says
+	// that for itself where cancel came first.
+	caller context.Context
 	ctx    context.Context
 	cancel context.CancelFunc
 	pool   *conns.Pool
@@ -112,7 +115,7 @@ func (c *peerCall) do() (*invoke.Response, error) {
 	c.stream, err = c.conn.NewStream(c.ctx, desc, internalsv1.ServiceInvocation_CallLocalStream_FullMethodName)
 	if err != nil {
 		// No stream, so nothing was sent.
-		if e := invoke.FromContext(c.ctx); e != nil {
+		if e := invoke.FromContext(c.caller); e != nil {
 			return nil, e
 		}
 		return nil, invoke.NotDispatched(invoke.ReasonNoConnection, "%s: %s", c.dial, status.Convert(err).Message())
@@ -185,12 +188,12 @@ func (c *peerCall) end() {
 // failed says why there is no answer; or gets it by CallLocal from a peer that knows no streams.
 func (c *peerCall) failed(err error) (*invoke.Response, error) {
 	if c.req.Rest != nil && c.req.Rest.Err() != nil {
-		return nil, invoke.BodyError(c.ctx, c.req.Rest.Err())
+		return nil, invoke.BodyError(c.caller, c.req.Rest.Err())
 	}
 	if status.Code(err) == codes.Unimplemented && c.req.Rest == nil {
 		return c.unary()
 	}
-	return nil, peerError(c.ctx, c.dial, err, c.stream.Trailer())
+	return nil, peerError(c.caller, c.dial, err, c.stream.Trailer())
 }
 
 // unary repeats a call as CallLocal. Peers older than Dapr 1.12 take nothing else; that they
@@ -199,7 +202,7 @@ func (c *peerCall) unary() (*invoke.Response, error) {
 	var trailer metadata.MD
 	out, err := internalsv1.NewServiceInvocationClient(c.conn).CallLocal(c.ctx, wire.EncodeUnary(c.req), grpc.Trailer(&trailer))
 	if err != nil {
-		return nil, peerError(c.ctx, c.dial, err, trailer)
+		return nil, peerError(c.caller, c.dial, err, trailer)
 	}
 	resp, err := wire.DecodeUnaryResponse(out, c.end)
 	if err != nil {
