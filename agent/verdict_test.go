@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	catalogv1 "github.com/farcall/farcall/api/farcall/catalog/v1"
 	feedv1 "github.com/farcall/farcall/api/farcall/feed/v1"
@@ -83,24 +84,77 @@ func TestTheFeedsWord(t *testing.T) {
 	if (&hearsay{cluster: "east"}).word(m, now) != nil {
 		t.Error("of a cluster that is not there it has a word")
 	}
-	// An owner that begins anew reads an emptied registry as it is: that it lists nothing proves
-	// nothing until a hold would have ended by itself.
+	// An owner that takes over goes on to hold what was held: what it lists no more was let go.
 	fresh := func(tick uint64) { m.Apply(now, []*feedv1.Entry{beat(tick)}, 4) }
-	m.Apply(now, []*feedv1.Entry{entry(keys.Key{Kind: keys.Meta, Cluster: "edge"}, &storev1.ClusterMeta{Cluster: "edge", Epoch: 2, Seq: 1, Owner: "s"})}, 4)
+	meta := func(epoch uint64) *feedv1.Entry {
+		return entry(keys.Key{Kind: keys.Meta, Cluster: "edge"}, &storev1.ClusterMeta{Cluster: "edge", Epoch: epoch, Seq: 1, Owner: "s"})
+	}
+	m.Apply(now, []*feedv1.Entry{meta(2)}, 4)
+	said(map[catalog.ID]guard.Word{id("cart", "1"): guard.Unlisted, id("cart", "3"): guard.Listed})
+	// Another store may have lost what was held: that it lists nothing proves nothing until a hold would
+	// have ended by itself.
+	m.Begin("s2")
+	m.Apply(now, []*feedv1.Entry{meta(3), slice(3, "3"), entry(keys.Key{Kind: keys.Synced, Cluster: "edge"}, &storev1.Synced{Cluster: "edge", Epoch: 3}), beat(3)}, 4)
+	m.End(4)
 	for at, want := range map[time.Duration]guard.Word{0: guard.Silent, 59 * time.Second: guard.Silent, time.Minute: guard.Unlisted} {
 		began := now
 		now = now.Add(at)
 		fresh(3 + uint64(at/time.Second))
-		h := *h // each as it stood at the take-over
+		h := *h // each as it stood when it came
 		_ = h.word(m, began)
 		if got := h.word(m, now)(id("cart", "1")); got != want {
-			t.Errorf("%s after another owner took over: %v, want %v", at, got, want)
+			t.Errorf("%s after another store came: %v, want %v", at, got, want)
 		}
 		if got := h.word(m, now)(id("cart", "3")); got != guard.Listed {
-			t.Errorf("%s after another owner took over, of one that is listed: %v", at, got)
+			t.Errorf("%s after another store came, of one that is listed: %v", at, got)
 		}
 		now = began
 	}
 	now = now.Add(2 * time.Minute)
 	silent("once it is stale")
+}
+
+// What the owner holds back is adopted where its registry and the instance are listed so.
+func TestWhatTheOwnerHoldsBack(t *testing.T) {
+	schema, err := keys.New("test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Unix(1_000_000, 0)
+	m := mirror.New(schema)
+	if b := heldBy(m, "edge", now); len(b.Registries) != 0 {
+		t.Errorf("of nothing there is %v", b)
+	}
+	cart := catalog.Name{Namespace: "default", Service: "cart"}
+	entry := func(k keys.Key, v proto.Message) *feedv1.Entry {
+		b, err := keys.Encode(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return &feedv1.Entry{Key: schema.Format(k), Value: b}
+	}
+	list := &storev1.Slice{Cluster: "edge", Namespace: "default", Service: "cart", Epoch: 1, Seq: 1}
+	for id, registry := range map[string]string{"1": "consul", "2": "consul", "3": "dns"} {
+		list.Instances = append(list.Instances, &catalogv1.Instance{Cluster: "edge", Namespace: "default", Service: "cart", Id: id, Address: "10.0.0.1", Port: 80, Weight: 1, Registry: registry})
+	}
+	group := func(registry string, ids ...string) *storev1.HoldGroup {
+		return &storev1.HoldGroup{
+			Registry: registry, Reason: "burst", Left: durationpb.New(5 * time.Second),
+			Services: []*storev1.HeldService{{Namespace: "default", Service: "cart", Ids: ids}},
+		}
+	}
+	m.Apply(now, []*feedv1.Entry{
+		entry(keys.Key{Kind: keys.Slice, Cluster: "edge", Name: cart}, list),
+		entry(keys.Key{Kind: keys.Holds, Cluster: "edge"}, &storev1.Holds{Cluster: "edge", Epoch: 1, Seq: 2, Groups: []*storev1.HoldGroup{
+			group("consul", "2", "3", "4"), group("gone", "9"),
+		}}),
+	}, 1)
+	b := heldBy(m, "edge", now)
+	of := b.Registries["consul"]
+	if len(b.Registries) != 1 || len(of.Instances) != 1 || of.Instances[0].Instance != "2" || b.Whole || b.Unread {
+		t.Errorf("the baseline is %+v", b)
+	}
+	if len(of.Holds) != 3 || !of.Holds[0].Listed || !of.Holds[0].Until.Equal(now.Add(5*time.Second)) {
+		t.Errorf("held are %v", of.Holds)
+	}
 }

@@ -248,7 +248,7 @@ func (a *admin) ListAgents(_ context.Context, req *adminv1.ListAgentsRequest) (*
 			continue
 		}
 		s := &adminv1.AgentStatus{Agent: r}
-		s.AppliedRevision, s.PolicyRevision, s.Connected = a.s.roster.connected(r)
+		s.AppliedRevision, s.PolicyRevision, s.Drifts, s.Connected = a.s.roster.connected(r)
 		resp.Agents = append(resp.Agents, s)
 	}
 	return resp, nil

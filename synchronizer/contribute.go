@@ -16,6 +16,7 @@ import (
 
 	feedv1 "github.com/farcall/farcall/api/farcall/feed/v1"
 	"github.com/farcall/farcall/internal/catalog"
+	"github.com/farcall/farcall/resolvers/intake"
 	"github.com/farcall/farcall/synchronizer/links"
 )
 
@@ -144,8 +145,7 @@ func (s *Synchronizer) stored(cluster, registry string) []*catalog.Instance {
 	return out
 }
 
-// adopt makes known what the store has of the links of all clusters, and lets those begin that
-// wait for it.
+// adopt makes known what the store has of all clusters, and lets those begin that wait for it.
 func (s *Synchronizer) adopt(ctx context.Context) error {
 	select {
 	case <-s.hub.listed:
@@ -154,6 +154,10 @@ func (s *Synchronizer) adopt(ctx context.Context) error {
 	}
 	for cluster, ln := range s.links {
 		ln.Adopt(time.Now(), s.knownLinks(cluster))
+	}
+	now := time.Now()
+	for cluster, in := range s.intakes {
+		in.Adopt(intake.Baseline{Registries: s.before(now, cluster)})
 	}
 	close(s.adopted)
 	return nil

@@ -33,7 +33,8 @@ func (f *feed) Watch(req *feedv1.WatchRequest, stream grpc.ServerStreamingServer
 	defer cancel()
 	f.s.metrics.readers.Inc()
 	defer f.s.metrics.readers.Dec()
-	r := f.s.hub.read(req.GetStoreId(), req.GetRevision())
+	r := f.s.hub.follow(req)
+	defer r.close(req)
 	for first := true; ; first = false {
 		m, err := r.Next(ctx)
 		if err != nil {
@@ -42,7 +43,7 @@ func (f *feed) Watch(req *feedv1.WatchRequest, stream grpc.ServerStreamingServer
 		if first {
 			m = &feedv1.WatchResponse{
 				StoreId: m.GetStoreId(), Revision: m.GetRevision(), SnapshotBegin: m.GetSnapshotBegin(),
-				SnapshotEnd: m.GetSnapshotEnd(), Entries: m.GetEntries(), Federation: f.s.cfg.Federation,
+				SnapshotEnd: m.GetSnapshotEnd(), Entries: m.GetEntries(), Drifted: m.GetDrifted(), Digest: m.GetDigest(), Federation: f.s.cfg.Federation,
 			}
 		}
 		if err := stream.Send(m); err != nil {

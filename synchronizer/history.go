@@ -24,8 +24,14 @@ type history struct {
 // only the last brings a reader to the batch's revision.
 type change struct {
 	message *feedv1.WatchResponse
-	upTo    int64 // the batch's revision: who has it needs none of the batch
+	upTo    int64 // the batch's revision: who has more needs none of the batch
+	repairs bool  // who has upTo may need it still
 	bytes   int
+}
+
+// passes reports whether a reader that has come to a revision needs nothing of the change.
+func (c *change) passes(revision int64) bool {
+	return c.upTo < revision || c.upTo == revision && !c.repairs
 }
 
 // reset forgets everything: readers need a snapshot, or have this revision.
@@ -37,10 +43,10 @@ func (h *history) reset(revision int64) {
 func (h *history) end() uint64 { return h.first + uint64(len(h.items)) }
 
 // push adds a batch that brings readers from one revision to the next.
-func (h *history) push(storeID string, batch []*feedv1.Entry, from, to int64) {
+func (h *history) push(storeID string, batch []*feedv1.Entry, from, to int64, repairs bool) {
 	chunks := chunk(batch)
 	for n, entries := range chunks {
-		c := change{upTo: to, message: &feedv1.WatchResponse{StoreId: storeID, Revision: from, Entries: entries}}
+		c := change{upTo: to, repairs: repairs, message: &feedv1.WatchResponse{StoreId: storeID, Revision: from, Entries: entries}}
 		if n == len(chunks)-1 {
 			c.message.Revision = to
 		}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc/codes"
@@ -53,7 +54,8 @@ func everyReplica[T any](ctx context.Context, s *Synchronizer, here func(context
 }
 
 // ListHolds tells what is held, of every cluster by the word of the replica that owns it. Other
-// replicas read the same registries and may hold other things; they decide nothing.
+// replicas read the same registries and may hold other things; they decide nothing. A cluster that
+// nobody is configured for is held as a whole.
 func (a *admin) ListHolds(ctx context.Context, req *adminv1.ListHoldsRequest) (*adminv1.ListHoldsResponse, error) {
 	if req.GetHere() {
 		return a.holdsHere(req), nil
@@ -72,6 +74,13 @@ func (a *admin) ListHolds(ctx context.Context, req *adminv1.ListHoldsRequest) (*
 	resp := &adminv1.ListHoldsResponse{}
 	taken := map[string]bool{} // replicas that speak for some cluster
 	for _, k := range clusters {
+		if a.unconfigured(k.Name) {
+			resp.Clusters = append(resp.Clusters, k.Name)
+			if req.GetNamespace() == "" && req.GetService() == "" {
+				resp.Holds = append(resp.Holds, unconfiguredHold(k, time.Now()))
+			}
+			continue
+		}
 		x := speaker(answers, k)
 		if x == nil {
 			resp.Unknown = append(resp.Unknown, &adminv1.UnknownHolds{Cluster: k.Name, Owner: k.Meta.GetOwner(), Why: unheard(answers, k)})
@@ -104,6 +113,11 @@ func (a *admin) holdsHere(req *adminv1.ListHoldsRequest) *adminv1.ListHoldsRespo
 		for _, h := range in.Holds() {
 			if f.Match(h.Registry, h.ID) {
 				resp.Holds = append(resp.Holds, holdProto(h))
+			}
+		}
+		if ln := a.s.links[name]; ln != nil && f == (intake.Filter{}) {
+			for _, l := range ln.Abandoned(time.Now()) {
+				resp.Holds = append(resp.Holds, linkHold(name, l))
 			}
 		}
 	}
@@ -186,6 +200,9 @@ func (a *admin) ReleaseHold(ctx context.Context, req *adminv1.ReleaseHoldRequest
 	if err != nil {
 		return nil, err
 	}
+	if a.unconfigured(req.GetCluster()) {
+		return a.deleteCluster(ctx, req, clusters[0])
+	}
 	forwarded := proto.CloneOf(req)
 	forwarded.Here = true
 	answers := everyReplica(ctx, a.s,
@@ -231,18 +248,19 @@ func (a *admin) releaseHere(ctx context.Context, req *adminv1.ReleaseHoldRequest
 	if err != nil {
 		return nil, status.Error(codes.Unavailable, err.Error())
 	}
-	if len(released) > 0 {
+	dropped := a.dropLinks(req)
+	if len(released)+len(dropped) > 0 {
 		a.s.log.Info("holds are released", "author", author(ctx, ""), "peer", peerAddress(ctx), "cluster", req.GetCluster(),
 			"registry", req.GetRegistry(), "namespace", req.GetNamespace(), "service", req.GetService(), "instance", req.GetInstance(),
-			"released", len(released), "owner", owns)
+			"released", len(released), "links", dropped, "owner", owns)
 	}
 	switch {
 	case !owns:
 		return &adminv1.ReleaseHoldResponse{}, nil
-	case len(released) == 0:
+	case len(released)+len(dropped) == 0:
 		return nil, noSuchHold(req, held)
 	}
-	return &adminv1.ReleaseHoldResponse{Released: uint64(len(released)), Owner: a.s.cfg.ReplicaID}, nil
+	return &adminv1.ReleaseHoldResponse{Released: uint64(len(released)), Owner: a.s.cfg.ReplicaID, Links: dropped}, nil
 }
 
 // noSuchHold is NOT_FOUND with the nearest of what is held, in the words of the question.

@@ -2,9 +2,7 @@ package synchronizer
 
 import (
 	"cmp"
-	"context"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -33,11 +31,15 @@ type hub struct {
 	revision int64 // 0 until the first list is complete
 	entries  map[string]*feedv1.Entry
 	history  history
+	sums     sums                     // of entries
 	life     uint64                   // counts stores: a reader of another life starts over
 	pending  map[string]*feedv1.Entry // of the list that is under way; nil without one
 	nextID   string
-	// snapshot is what a reader without anything is sent; nil when it has to be made anew.
-	snapshot []*feedv1.WatchResponse
+	snapshot *snapshot                                // the last one that was made
+	readers  map[mirror.AgentKey]map[*reader]struct{} // those that say whose they are
+
+	making sync.Mutex // held while a snapshot is made; taken before mu
+	turns  *turns
 
 	listed chan struct{} // closed when the first list is complete
 }
@@ -48,6 +50,9 @@ func newHub(schema keys.Schema, federation string, m *mirror.Mirror, mt *metrics
 	return &hub{
 		federation: federation, mirror: m, metrics: mt,
 		watchdog: &watchdog{schema: schema},
+		sums:     sums{schema: schema, parts: map[string]uint64{}},
+		readers:  map[mirror.AgentKey]map[*reader]struct{}{},
+		turns:    newTurns(snapshotsAtOnce, snapshotsQueued, mt),
 		changed:  make(chan struct{}),
 		agents:   make(chan struct{}),
 		policies: make(chan struct{}),
@@ -80,7 +85,7 @@ func (h *hub) Apply(entries []store.Entry, revision int64) {
 		}
 		return
 	}
-	h.append(batch, revision)
+	h.append(batch, revision, false)
 }
 
 // End completes a list. Readers are sent the difference to what they have, except where the
@@ -98,6 +103,7 @@ func (h *hub) End(revision int64) {
 	if h.nextID != h.storeID || h.life == 0 {
 		h.storeID, h.revision, h.entries = h.nextID, revision, next
 		h.history.reset(revision)
+		h.sums.reset(next, revision)
 		h.life++
 		h.signal()
 		return
@@ -113,15 +119,22 @@ func (h *hub) End(revision int64) {
 			diff = append(diff, &feedv1.Entry{Key: k, Revision: revision, Deleted: true})
 		}
 	}
-	slices.SortFunc(diff, func(a, b *feedv1.Entry) int {
+	h.order(diff)
+	h.append(diff, revision, true)
+}
+
+// order brings changes into the store's order.
+func (h *hub) order(changes []*feedv1.Entry) {
+	slices.SortFunc(changes, func(a, b *feedv1.Entry) int {
 		// What one transaction wrote in an order of its own: markers last.
 		return cmp.Or(cmp.Compare(a.GetRevision(), b.GetRevision()), cmp.Compare(h.place(a.GetKey()), h.place(b.GetKey())))
 	})
-	h.append(diff, revision)
 }
 
-// append adds a batch to the history. Caller holds mu.
-func (h *hub) append(batch []*feedv1.Entry, revision int64) {
+// append adds a batch to the history. One that repairs may change what was known of revisions that
+// have been come to already. Caller holds mu.
+func (h *hub) append(batch []*feedv1.Entry, revision int64, repairs bool) {
+	h.sums.change(h.entries, batch, max(h.revision, revision))
 	for _, e := range batch {
 		if e.GetDeleted() {
 			delete(h.entries, e.GetKey())
@@ -135,139 +148,14 @@ func (h *hub) append(batch []*feedv1.Entry, revision int64) {
 		return
 	}
 	h.watchdog.note(batch)
-	h.history.push(h.storeID, batch, from, h.revision)
+	h.history.push(h.storeID, batch, from, h.revision, repairs)
 	h.signal()
 }
 
 // signal wakes all readers. Caller holds mu.
 func (h *hub) signal() {
-	h.snapshot = nil
 	close(h.changed)
 	h.changed = make(chan struct{})
-}
-
-// reader walks the hub's history for one stream. Only its stream uses it.
-type reader struct {
-	h        *hub
-	life     uint64
-	next     uint64 // number of the next change to look at
-	revision int64  // what the reader has
-	queued   []*feedv1.WatchResponse
-}
-
-// read returns a reader for one that has come to revision of the store storeID; "" and 0 where
-// it has nothing.
-func (h *hub) read(storeID string, revision int64) *reader {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	r := &reader{h: h}
-	if storeID == "" || storeID != h.storeID || revision < h.history.before {
-		return r // life 0 is nobody's: it starts with a snapshot
-	}
-	// A reader that comes from a replica that was ahead of this one gets only what it has not.
-	r.life, r.next, r.revision = h.life, h.history.first, revision
-	return r
-}
-
-// Next returns the next message for the reader, waiting for one until ctx is done. The message
-// is shared: it must not be changed.
-func (r *reader) Next(ctx context.Context) (*feedv1.WatchResponse, error) {
-	for {
-		if len(r.queued) > 0 {
-			m := r.queued[0]
-			r.queued = r.queued[1:]
-			return m, nil
-		}
-		m, wait := r.step()
-		if m != nil {
-			return m, nil
-		}
-		if wait == nil {
-			continue
-		}
-		select {
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-wait:
-		}
-	}
-}
-
-// step returns a batch, or queues a snapshot, or says what to wait for.
-func (r *reader) step() (*feedv1.WatchResponse, <-chan struct{}) {
-	h := r.h
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	end := h.history.end()
-	switch {
-	case h.life == 0:
-		return nil, h.changed
-	case r.life != h.life || r.next < h.history.first:
-		if r.life == h.life {
-			h.metrics.slowReaders.Inc()
-		}
-		r.life, r.next, r.revision = h.life, end, h.revision
-		if h.snapshot == nil {
-			h.snapshot = h.makeSnapshot()
-		}
-		r.queued = h.snapshot
-		return nil, nil
-	}
-	for ; r.next < end; r.next++ {
-		c := h.history.items[r.next-h.history.first]
-		if c.upTo <= r.revision {
-			continue
-		}
-		r.revision = max(r.revision, c.message.GetRevision())
-		r.next++
-		return c.message, nil
-	}
-	return nil, h.changed
-}
-
-// makeSnapshot gives everything as messages. Policies and cordons come first and then their
-// marker, and a cluster's marker after its slices, so that a reader never takes a part for the
-// whole. Caller holds mu.
-func (h *hub) makeSnapshot() []*feedv1.WatchResponse {
-	type placed struct {
-		place int
-		entry *feedv1.Entry
-	}
-	sorted := make([]placed, 0, len(h.entries))
-	for _, e := range h.entries {
-		sorted = append(sorted, placed{h.place(e.GetKey()), e})
-	}
-	slices.SortFunc(sorted, func(a, b placed) int {
-		return cmp.Or(cmp.Compare(a.place, b.place), strings.Compare(a.entry.GetKey(), b.entry.GetKey()))
-	})
-	all := make([]*feedv1.Entry, 0, len(sorted))
-	for _, p := range sorted {
-		all = append(all, p.entry)
-	}
-	var out []*feedv1.WatchResponse
-	for _, entries := range chunk(all) {
-		out = append(out, &feedv1.WatchResponse{StoreId: h.storeID, Revision: h.revision, Entries: entries})
-	}
-	out[0].SnapshotBegin, out[len(out)-1].SnapshotEnd = true, true
-	return out
-}
-
-// place gives a key's place in a snapshot.
-func (h *hub) place(key string) int {
-	k, err := h.watchdog.schema.Parse(key)
-	switch {
-	case err != nil:
-		return 2
-	case k.Kind == keys.Policy || k.Kind == keys.Cordon:
-		return 0
-	case k.Kind == keys.PoliciesSynced:
-		return 1
-	case k.Kind == keys.Synced:
-		return 3
-	case k.Kind == keys.Replica:
-		return 4 // a heartbeat confirms clusters, which must be known by then
-	}
-	return 2
 }
 
 // wait returns a channel that is closed at the next change.

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/protobuf/proto"
@@ -86,7 +87,10 @@ func TestHubSnapshotThenDeltas(t *testing.T) {
 	h.Apply([]store.Entry{put("c", 6), {Key: "a", Revision: 6, Deleted: true}}, 6)
 	wantDrain(t, "delta", early, "c -a")
 	wantDrain(t, "nothing new", early, "")
-	wantDrain(t, "a late reader", h.read("", 0), "[ b c ]")
+	h.snapshot.made = time.Now()
+	wantDrain(t, "one that is there at once", h.read("", 0), "[ a b ] c -a")
+	h.snapshot.made = time.Now().Add(-snapshotAge)
+	wantDrain(t, "a late one", h.read("", 0), "[ b c ]")
 }
 
 func TestHubResumesByRevision(t *testing.T) {

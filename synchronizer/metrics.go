@@ -16,6 +16,7 @@ type metrics struct {
 	slowReaders    prometheus.Counter
 	readers        prometheus.Gauge
 	foreignWrites  prometheus.Counter
+	drift          *driftMetrics
 }
 
 func newMetrics(r prometheus.Registerer, m *mirror.Mirror) *metrics {
@@ -37,6 +38,7 @@ func newMetrics(r prometheus.Registerer, m *mirror.Mirror) *metrics {
 			Name: "farcall_feed_readers", Help: "Feed streams that are up.",
 		}),
 	}
+	mt.drift = newDriftMetrics(r)
 	mt.foreignWrites = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "farcall_synchronizer_foreign_writes_total", Help: "Times that keys of an owned cluster were found changed by somebody else, and were written again.",
 	})

@@ -3,7 +3,6 @@ package synchronizer
 import (
 	"context"
 	"log/slog"
-	"maps"
 	"slices"
 	"time"
 
@@ -34,6 +33,9 @@ func (s *Synchronizer) own(ctx context.Context, term *store.Term) error {
 		o.links.Own(true)
 		defer o.links.Own(false)
 	}
+	if err := o.takeOver(ctx); err != nil {
+		return err
+	}
 	o.table.signal()
 	s.hub.watchdog.begin(term.Cluster())
 	defer s.hub.watchdog.end(term.Cluster())
@@ -54,6 +56,9 @@ func (s *Synchronizer) own(ctx context.Context, term *store.Term) error {
 			if err := o.describe(ctx); err != nil {
 				return err
 			}
+			if err := o.record(ctx); err != nil {
+				return err
+			}
 		}
 		o.confirm()
 	}
@@ -70,16 +75,13 @@ type owner struct {
 	locality catalog.Locality
 	labels   map[string]string
 
-	full bool // the first full publish of this term is done
-	// partly has the registries that were unread at the last publish before that; nil before the
-	// first.
-	partly    map[string]struct{}
+	begun     bool // something was published in this term, or looked at for that
+	full      bool // the first full publish of this term is done
 	confirmed time.Time
 	times     times
-	// strategies are those of the registries that were not read yet, as the owner before wrote them.
-	strategies map[string]map[string]string
-	left       int // how many strategies were left out of the last description
-	described  description
+	left      int // how many strategies were left out of the last description
+	described description
+	recorded  recorded
 }
 
 func (s *Synchronizer) newOwner(term *store.Term, now time.Time) *owner {
@@ -99,27 +101,30 @@ func (s *Synchronizer) newOwner(term *store.Term, now time.Time) *owner {
 	}
 	for _, c := range s.mirror.Clusters(now) {
 		if c.Name == name {
-			o.times, o.strategies = timesOf(s.statuses(c, now)), strategiesOf(c.Meta.GetRegistries())
+			o.times = timesOf(s.statuses(c, now))
 		}
 	}
 	return o
 }
 
 // publish writes what the table holds unpublished. The description comes first: a registry whose
-// instances are in the store is in it, so that who takes over knows that they are somebody's.
+// instances are in the store is in it, so that who takes over knows that they are somebody's. Then
+// comes what is held: where this process ends between that and the lists, what is held is not judged
+// again.
 func (o *owner) publish(ctx context.Context) error {
 	if err := o.describe(ctx); err != nil {
 		return err
 	}
 	w := withUnread(o.table.take(o.all), o.intake.Status())
-	unread := w.unread()
+	if err := o.record(ctx); err != nil {
+		o.table.giveBack(w)
+		return err
+	}
 	lists := make(map[catalog.Name]store.List, len(w.lists))
 	for n, l := range w.lists {
-		lists[n] = store.List{Instances: l.Instances, Gone: l.Gone}
-		if !w.complete {
-			held, known := o.s.mirror.Instances(o.term.Cluster(), n)
-			lists[n] = keepUnread(l, held, known, unread)
-		}
+		// A service that none of the registries that were read knows may be known to the others.
+		_, known := o.s.mirror.Instances(o.term.Cluster(), n)
+		lists[n] = store.List{Instances: l.Instances, Gone: l.Gone && (w.complete || !known)}
 	}
 	full := w.complete && !o.full
 	if len(lists) > 0 || full {
@@ -132,16 +137,13 @@ func (o *owner) publish(ctx context.Context) error {
 		o.s.metrics.publishSeconds.Observe(time.Since(start).Seconds())
 		o.full = o.full || full
 	}
-	o.partly = unread
+	o.begun = true
 	return nil
 }
 
-// all reports whether everything is to be published, and not only what changed: to begin with,
-// when the cluster is complete for the first time, and when it is not and a registry was read of
-// which something was kept.
-func (o *owner) all(w work) bool {
-	return !o.full && (o.partly == nil || w.complete || !maps.Equal(w.unread(), o.partly))
-}
+// all reports whether everything is to be published, and not only what changed: to begin with, and
+// when the cluster is complete for the first time.
+func (o *owner) all(w work) bool { return !o.full && (!o.begun || w.complete) }
 
 // withUnread adds the registries that were added since the work was put together: what the store
 // holds of them is unread, not gone.
@@ -167,31 +169,9 @@ func (o *owner) repair(ctx context.Context) error {
 	if err := o.term.Distrust(ctx); err != nil {
 		return err
 	}
-	o.full, o.partly = false, nil
-	o.described = description{}
+	o.full, o.begun = false, false
+	o.described, o.recorded = description{}, recorded{}
 	return o.publish(ctx)
-}
-
-// keepUnread gives the list of a service in a cluster that is not complete: what was read, and
-// what the store holds (which knows the service or not) of registries that were not read since
-// this process began. A synchronizer that restarts while one of a cluster's registries is down
-// must not take that registry's silence for an empty list.
-func keepUnread(read intake.List, held []*catalog.Instance, known bool, unread map[string]struct{}) store.List {
-	out := store.List{Gone: read.Gone && !known}
-	rest := read.Instances // both lists are in identity order
-	for _, i := range held {
-		if _, is := unread[i.Registry]; !is {
-			continue
-		}
-		for len(rest) > 0 && rest[0].ID.Compare(i.ID) < 0 {
-			out.Instances, rest = append(out.Instances, rest[0]), rest[1:]
-		}
-		if len(rest) == 0 || rest[0].ID != i.ID {
-			out.Instances = append(out.Instances, i)
-		}
-	}
-	out.Instances = append(out.Instances, rest...)
-	return out
 }
 
 // confirm says that the cluster is fresh, where every registry was confirmed since the last
@@ -236,7 +216,7 @@ func (o *owner) meta(registries []catalog.RegistryStatus, now time.Time) *storev
 			SetAside:     uint64(r.SetAside),
 			LastSetAside: r.SetAsides,
 			Shadowed:     uint64(r.Shadowed),
-			Strategies:   o.stated(r),
+			Strategies:   stated(r),
 		}
 		st.Since, st.LastSuccess = o.times.of(r, now)
 		if o.links != nil {

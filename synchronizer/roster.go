@@ -8,9 +8,12 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
+	"golang.org/x/sync/semaphore"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	catalogv1 "github.com/farcall/farcall/api/farcall/catalog/v1"
 	feedv1 "github.com/farcall/farcall/api/farcall/feed/v1"
@@ -28,6 +31,13 @@ const (
 	maxRefusedAll  = 1000
 )
 
+const (
+	// maxAsks is how many agents' words are taken to the store at a time.
+	maxAsks = 32
+	// hearAgain is how long what was put into the store may take to be heard of from it.
+	hearAgain = 2 * time.Second
+)
+
 // roster is which agents report to this replica, and what they last said.
 type roster struct {
 	store  *store.Store
@@ -35,6 +45,10 @@ type roster struct {
 	mirror *mirror.Mirror
 	log    *slog.Logger
 	tables map[string]*table // the clusters that this replica may own
+	audits *auditor
+	// asks bounds how many agents' words are taken to the store at a time: a thousand that come back at
+	// once would keep it from everything else.
+	asks *semaphore.Weighted
 
 	// mu guards seats.
 	mu    sync.Mutex
@@ -46,14 +60,21 @@ type seat struct {
 	key         mirror.AgentKey
 	incarnation string
 	revision    int64
-	policies    uint64   // the revision of policies and cordons that it applies
-	refused     []string // policies that it does not understand, each with the reason
-	disbelieved bool     // what it brings back of policies makes no sense, and that was logged
-	streams     int      // an agent that reconnects may have two for a moment
+	policies    uint64           // the revision of policies and cordons that it applies
+	refused     []string         // policies that it does not understand, each with the reason
+	disbelieved bool             // what it brings back of policies makes no sense, and that was logged
+	streams     int              // an agent that reconnects may have two for a moment
+	drifts      uint64           // how often it was sent everything again because of what it held
+	audit       audit            // locks for itself
+	put         *catalogv1.Agent // the record that was put into the store last
+	putAt       time.Time
 }
 
-func newRoster(st *store.Store, m *store.Member, mi *mirror.Mirror, tables map[string]*table, log *slog.Logger) *roster {
-	return &roster{store: st, member: m, mirror: mi, tables: tables, log: log, seats: map[mirror.AgentKey]*seat{}}
+func newRoster(st *store.Store, m *store.Member, mi *mirror.Mirror, tables map[string]*table, audits *auditor, log *slog.Logger) *roster {
+	return &roster{
+		store: st, member: m, mirror: mi, tables: tables, audits: audits, log: log,
+		asks: semaphore.NewWeighted(maxAsks), seats: map[mirror.AgentKey]*seat{},
+	}
 }
 
 // sit takes the place of (cluster, node) for an agent. A second live claimant is refused: two
@@ -117,15 +138,13 @@ func (r *roster) report(ctx context.Context, s *seat, req *feedv1.ReportRequest)
 	r.mu.Lock()
 	s.revision = req.GetRevision()
 	s.policies, s.refused = req.GetPolicyRevision(), readable(req.GetPoliciesRefused())
+	s.drifts = req.GetDrifts()
 	r.mu.Unlock()
-	if err := r.learn(ctx, s, req); err != nil {
-		return status.Errorf(codes.Unavailable, "store: %v", err)
-	}
-	// What counts is what the store holds: a wiped one must be told again.
-	if !r.mirror.HasAgent(a) {
-		if err := r.store.PutAgent(ctx, a); err != nil {
-			return status.Errorf(codes.Unavailable, "store: %v", err)
-		}
+	r.audits.check(time.Now(), &s.audit, reported{
+		agent: s.key, storeID: req.GetStoreId(), revision: req.GetRevision(), digest: req.GetDigest().GetParts(), says: req.GetDigest() != nil,
+	})
+	if err := r.tellStore(ctx, s, req); err != nil {
+		return err
 	}
 	for cluster := range r.tables {
 		r.member.RaiseEpoch(cluster, req.GetEpochs()[cluster])
@@ -133,16 +152,54 @@ func (r *roster) report(ctx context.Context, s *seat, req *feedv1.ReportRequest)
 	return nil
 }
 
+// tellStore takes to the store what it may lack: what a report brings of policies, and the agent's record.
+func (r *roster) tellStore(ctx context.Context, s *seat, req *feedv1.ReportRequest) error {
+	if !r.news(req) && r.mirror.HasAgent(req.GetAgent()) {
+		return nil
+	}
+	if err := r.asks.Acquire(ctx, 1); err != nil {
+		return err
+	}
+	defer r.asks.Release(1)
+	if err := r.learn(ctx, s, req); err != nil {
+		return status.Errorf(codes.Unavailable, "store: %v", err)
+	}
+	// What counts is what the store holds: a wiped one must be told again.
+	if r.mirror.HasAgent(req.GetAgent()) {
+		return nil
+	}
+	r.mu.Lock()
+	under := proto.Equal(s.put, req.GetAgent()) && time.Since(s.putAt) < hearAgain
+	r.mu.Unlock()
+	if under {
+		return nil // the store told of it, and is about to tell of it here
+	}
+	if err := r.store.PutAgent(ctx, req.GetAgent()); err != nil {
+		return status.Errorf(codes.Unavailable, "store: %v", err)
+	}
+	r.mu.Lock()
+	s.put, s.putAt = req.GetAgent(), time.Now()
+	r.mu.Unlock()
+	return nil
+}
+
 // connected returns the revisions, of the store and of policies and cordons, that an agent of this
-// incarnation last said it has, and whether it reports here at all.
-func (r *roster) connected(a *catalogv1.Agent) (revision int64, policies uint64, ok bool) {
+// incarnation last said it has, how often it was listed again, and whether it reports here at all.
+func (r *roster) connected(a *catalogv1.Agent) (revision int64, policies, drifts uint64, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s := r.seats[mirror.AgentKey{Cluster: a.GetCluster(), Node: a.GetNode()}]
 	if s == nil || s.incarnation != a.GetIncarnation() {
-		return 0, 0, false
+		return 0, 0, 0, false
 	}
-	return s.revision, s.policies, true
+	return s.revision, s.policies, s.drifts, true
+}
+
+// news reports whether a report may know more than the store has come to.
+func (r *roster) news(req *feedv1.ReportRequest) bool {
+	id, revision := r.mirror.Position()
+	return len(req.GetPolicies()) > 0 ||
+		req.GetStoreId() == id && (req.GetRevision() > revision || req.GetPolicyRevision() > r.mirror.Policies().Seen)
 }
 
 // learn takes from a report what the store may have lost: policies that the agent holds and the
@@ -151,12 +208,11 @@ func (r *roster) learn(ctx context.Context, s *seat, req *feedv1.ReportRequest) 
 	if len(req.GetPolicies()) > 0 {
 		return r.bringBack(ctx, s, req)
 	}
-	id, revision := r.mirror.Position()
-	if req.GetStoreId() != id || req.GetRevision() <= revision && req.GetPolicyRevision() <= r.mirror.Policies().Seen {
+	if !r.news(req) {
 		return nil
 	}
 	// It may well have come from a replica that was ahead of this one: the store itself knows.
-	return r.store.Witness(ctx, id, req.GetRevision(), req.GetPolicyRevision())
+	return r.store.Witness(ctx, req.GetStoreId(), req.GetRevision(), req.GetPolicyRevision())
 }
 
 // bringBack hands an agent's policies to the store. What makes no sense is the agent's mistake, and

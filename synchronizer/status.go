@@ -138,28 +138,12 @@ func (t times) of(r catalog.RegistryStatus, now time.Time) (since, read *timesta
 	return is.since, is.read
 }
 
-// strategiesOf gives the strategies that registries state, by their names.
-func strategiesOf(registries []*storev1.RegistryStatus) map[string]map[string]string {
-	all := map[string]map[string]string{}
-	for _, r := range registries {
-		all[r.GetName()] = r.GetStrategies()
-	}
-	return all
-}
-
-// stated gives the strategies that a registry states, by "namespace/service". What the owner
-// before wrote of a registry holds until that was read: who restarts while a registry is down must
-// not take its silence for an annotation that was removed.
-func (o *owner) stated(r catalog.RegistryStatus) map[string]string {
-	if r.Complete {
-		delete(o.strategies, r.Name)
-	}
-	before := o.strategies[r.Name]
-	if len(before)+len(r.Strategies) == 0 {
+// stated gives the strategies that a registry states, by "namespace/service".
+func stated(r catalog.RegistryStatus) map[string]string {
+	if len(r.Strategies) == 0 {
 		return nil
 	}
-	all := make(map[string]string, len(before)+len(r.Strategies))
-	maps.Copy(all, before)
+	all := make(map[string]string, len(r.Strategies))
 	for n, kind := range r.Strategies {
 		all[n.String()] = kind
 	}

@@ -10,7 +10,6 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	storev1 "github.com/farcall/farcall/api/farcall/store/v1"
-	"github.com/farcall/farcall/internal/catalog"
 	"github.com/farcall/farcall/internal/testkit"
 )
 
@@ -58,32 +57,6 @@ func TestStrategiesAreWritten(t *testing.T) {
 	reg.states("")
 	reg.fail(nil)
 	r.wantStrategies(t, "it was taken away meanwhile", nil)
-}
-
-func TestStrategiesOfARegistryThatIsUnread(t *testing.T) {
-	cart, pay := catalog.Name{Namespace: "default", Service: "cart"}, catalog.Name{Namespace: "default", Service: "pay"}
-	before := []*storev1.RegistryStatus{{Name: "a", Strategies: map[string]string{"default/cart": "any"}}, {Name: "b"}}
-	o := &owner{strategies: strategiesOf(before)}
-	for _, c := range []struct {
-		what string
-		r    catalog.RegistryStatus
-		want map[string]string
-	}{
-		{"unread", catalog.RegistryStatus{Name: "a"}, map[string]string{"default/cart": "any"}},
-		{"read in part", catalog.RegistryStatus{Name: "a", Strategies: map[catalog.Name]string{pay: "broadcast"}}, map[string]string{"default/cart": "any", "default/pay": "broadcast"}},
-		{"read", catalog.RegistryStatus{Name: "a", Complete: true, Strategies: map[catalog.Name]string{pay: "broadcast"}}, map[string]string{"default/pay": "broadcast"}},
-		{"and without any", catalog.RegistryStatus{Name: "a", Complete: true}, nil},
-		{"what stood is forgotten", catalog.RegistryStatus{Name: "a"}, nil},
-		{"nothing stood", catalog.RegistryStatus{Name: "b"}, nil},
-		{"a new one", catalog.RegistryStatus{Name: "c", Strategies: map[catalog.Name]string{cart: "any"}}, map[string]string{"default/cart": "any"}},
-	} {
-		if got := o.stated(c.r); !maps.Equal(got, c.want) || (got == nil) != (c.want == nil) {
-			t.Errorf("%s: %v, want %v", c.what, got, c.want)
-		}
-	}
-	if before[0].GetStrategies()["default/pay"] != "" {
-		t.Error("what the mirror holds was written into")
-	}
 }
 
 // A cluster whose registries state more than fits into a value of the store is described all the

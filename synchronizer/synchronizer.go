@@ -6,7 +6,7 @@
 //
 // Goroutines: Run owns them all. One per configured cluster reads its registries, and one more
 // looks after the links of each that its agents read; one writes each cluster that this replica
-// owns, one follows the store, one looks after the policies in it, and the two servers have theirs,
+// owns, one follows the store and one compares with it, one looks after the policies in it, and the two servers have theirs,
 // among them one that talks to each contributing agent.
 package synchronizer
 
@@ -74,13 +74,14 @@ type Synchronizer struct {
 	member   *store.Member
 	mirror   *mirror.Mirror
 	hub      *hub
+	sink     store.Sink // what the store is watched into: the hub
 	health   *health.Server
 	roster   *roster
 	consults *consults // agents that can be asked
 	tables   map[string]*table
 	intakes  map[string]*intake.Intake
 	links    map[string]*links.Cluster // of the clusters that their agents read
-	adopted  chan struct{}             // closed when what the store has of links is known
+	adopted  chan struct{}             // closed when what the store has is known
 }
 
 // New checks the configuration and puts the rooms together; it starts nothing.
@@ -107,6 +108,7 @@ func New(cfg Config, deps Deps) (*Synchronizer, error) {
 	s.metrics = newMetrics(deps.Registry, s.mirror)
 	s.consults = newConsults(deps.Registry)
 	s.hub = newHub(schema, cfg.Federation, s.mirror, s.metrics)
+	s.sink = s.hub
 	names := make([]string, 0, len(cfg.Clusters))
 	intakeDeps := intake.Deps{Log: deps.Log, Metrics: intake.NewMetrics(deps.Registry)}
 	linkMetrics := links.NewMetrics(deps.Registry)
@@ -117,7 +119,8 @@ func New(cfg Config, deps Deps) (*Synchronizer, error) {
 		names = append(names, c.Intake.Cluster)
 	}
 	s.member = st.Member(store.MemberConfig{ID: cfg.ReplicaID, Address: s.address, Clusters: names})
-	s.roster = newRoster(st, s.member, s.mirror, s.tables, s.log)
+	audits := &auditor{hub: s.hub, log: s.log, metrics: s.metrics.drift}
+	s.roster = newRoster(st, s.member, s.mirror, s.tables, audits, s.log)
 	return s, nil
 }
 
@@ -174,7 +177,8 @@ func (s *Synchronizer) Run(ctx context.Context) error {
 	for name, in := range s.intakes {
 		g.Go(func() error { return s.read(gctx, in, s.links[name], s.tables[name]) })
 	}
-	g.Go(func() error { return s.afterStore(gctx, func() error { return s.store.Watch(gctx, s.hub) }) })
+	g.Go(func() error { return s.afterStore(gctx, func() error { return s.store.Watch(gctx, s.sink) }) })
+	g.Go(func() error { return s.afterStore(gctx, func() error { return s.comparer().run(gctx) }) })
 	g.Go(func() error { return s.adopt(gctx) })
 	g.Go(func() error { return s.afterStore(gctx, func() error { return (&keeper{s: s, log: s.log}).run(gctx) }) })
 	g.Go(func() error {
@@ -201,13 +205,13 @@ func (s *Synchronizer) Run(ctx context.Context) error {
 	return err
 }
 
-// read reads one cluster. One that its agents read begins when it is known what the store has of
-// its links, so that nothing they listed passes for gone.
+// read reads one cluster, beginning when it is known what the store has of it: nothing that was
+// listed before passes for gone because it was not there when this process first looked.
 func (s *Synchronizer) read(ctx context.Context, in *intake.Intake, ln *links.Cluster, t *table) error {
-	if ln == nil {
-		return in.Run(ctx, t.put)
-	}
 	return s.whenAdopted(ctx, func() error {
+		if ln == nil {
+			return in.Run(ctx, t.put)
+		}
 		g, ctx := errgroup.WithContext(ctx)
 		g.Go(func() error { return ln.Run(ctx) })
 		g.Go(func() error { return in.Run(ctx, t.put) })

@@ -62,17 +62,6 @@ type work struct {
 	registries []catalog.RegistryStatus
 }
 
-// unread gives the names of the registries that were not read yet.
-func (w work) unread() map[string]struct{} {
-	names := map[string]struct{}{}
-	for _, r := range w.registries {
-		if !r.Complete {
-			names[r.Name] = struct{}{}
-		}
-	}
-	return names
-}
-
 // take returns what changed since the last take, or everything where all says so of how the
 // registries stand. It is called under a lock.
 func (t *table) take(all func(work) bool) work {

@@ -65,7 +65,13 @@ func edges(ids ...string) string {
 // watchFor watches a service and counts what was taken away from its list at any moment.
 func (r *replica) watchFor(t *testing.T) (removed func() []string) {
 	t.Helper()
-	stream, err := r.admin.WatchInstances(testkit.Context(t), &adminv1.WatchInstancesRequest{Cluster: "edge"})
+	return r.watchOf(t, "edge")
+}
+
+// watchOf is watchFor for another cluster than edge.
+func (r *replica) watchOf(t *testing.T, cluster string) (removed func() []string) {
+	t.Helper()
+	stream, err := r.admin.WatchInstances(testkit.Context(t), &adminv1.WatchInstancesRequest{Cluster: cluster})
 	if err != nil {
 		t.Fatal(err)
 	}

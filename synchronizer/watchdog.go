@@ -42,7 +42,7 @@ func (w *watchdog) note(batch []*feedv1.Entry) {
 	}
 	for _, e := range batch {
 		k, err := w.schema.Parse(e.GetKey())
-		if err != nil || k.Kind != keys.Slice && k.Kind != keys.Meta && k.Kind != keys.Synced {
+		if err != nil || k.Kind != keys.Slice && k.Kind != keys.Meta && k.Kind != keys.Synced && k.Kind != keys.Holds {
 			continue
 		}
 		if at := w.seen[k.Cluster]; at != nil {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -12,47 +11,51 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	feedv1 "github.com/farcall/farcall/api/farcall/feed/v1"
 	"github.com/farcall/farcall/internal/datadir"
 )
 
-// The file is magic, generation (8 bytes, big endian), SHA-256 of what follows, and one
-// WatchResponse with everything. A file that does not add up is as good as none.
+// The file is magic, the SHA-256 of what follows, and a SavedView. A file that does not add up is as
+// good as none.
 const (
-	magic      = "farcall-view-1\n"
-	headerSize = len(magic) + 8 + sha256.Size
+	magic      = "farcall-view-2\n"
+	headerSize = len(magic) + sha256.Size
 	saveEvery  = time.Second
+	// saveAnyway is how often the view is saved where nothing changed but the ages.
+	saveAnyway = 10 * time.Minute
+	// maxAway bounds the time that a view is taken to have lain on the disk: a clock that is wrong must
+	// not make clusters so old that nobody calls them any more.
+	maxAway = 12 * time.Hour
 )
 
 // encodeView and decodeView are each other's inverse.
-func encodeView(gen uint64, v *feedv1.WatchResponse) ([]byte, error) {
+func encodeView(v *feedv1.SavedView) ([]byte, error) {
 	body, err := proto.MarshalOptions{Deterministic: true}.Marshal(v)
 	if err != nil {
 		return nil, err
 	}
 	b := make([]byte, 0, headerSize+len(body))
 	b = append(b, magic...)
-	b = binary.BigEndian.AppendUint64(b, gen)
 	sum := sha256.Sum256(body)
 	b = append(b, sum[:]...)
 	return append(b, body...), nil
 }
 
-func decodeView(b []byte) (gen uint64, v *feedv1.WatchResponse, err error) {
+func decodeView(b []byte) (*feedv1.SavedView, error) {
 	if len(b) < headerSize || string(b[:len(magic)]) != magic {
-		return 0, nil, errors.New("not a saved view of this version")
+		return nil, errors.New("not a saved view of this version")
 	}
-	gen = binary.BigEndian.Uint64(b[len(magic):])
-	sum, body := b[len(magic)+8:headerSize], b[headerSize:]
+	sum, body := b[len(magic):headerSize], b[headerSize:]
 	if have := sha256.Sum256(body); !bytes.Equal(have[:], sum) {
-		return 0, nil, errors.New("checksum does not match: the file is truncated or damaged")
+		return nil, errors.New("checksum does not match: the file is truncated or damaged")
 	}
-	v = &feedv1.WatchResponse{}
+	v := &feedv1.SavedView{}
 	if err := proto.Unmarshal(body, v); err != nil {
-		return 0, nil, err
+		return nil, err
 	}
-	return gen, v, nil
+	return v, nil
 }
 
 // load starts from the last view, where there is one that can be read. One that cannot is told
@@ -65,26 +68,46 @@ func (u *Uplink) load() {
 	if errors.Is(err, fs.ErrNotExist) {
 		return
 	}
-	var v *feedv1.WatchResponse
+	var saved *feedv1.SavedView
 	if err == nil {
-		u.saves, v, err = decodeView(b)
+		saved, err = decodeView(b)
 	}
 	if err == nil {
-		err = u.join(v.GetFederation())
+		err = u.own(saved)
+	}
+	if err == nil {
+		err = u.join(saved.GetView().GetFederation())
 	}
 	if err != nil {
 		u.metrics.badViews.Inc()
 		u.log.Warn("the saved view is not used", "file", u.cfg.File, "error", err)
 		return
 	}
-	m := u.mirror.Load()
+	u.saves = saved.GetGeneration()
+	m, v := u.mirror.Load(), saved.GetView()
+	away := min(max(time.Since(saved.GetSaved().AsTime()), 0), maxAway)
 	m.Begin(v.GetStoreId())
-	u.listener.Changed(m.Apply(time.Now(), v.GetEntries(), v.GetRevision()))
+	// What was fresh when it was saved is as much older now.
+	u.listener.Changed(m.Apply(time.Now().Add(-away), v.GetEntries(), v.GetRevision()))
 	u.listener.Changed(m.End(v.GetRevision()))
-	u.log.Info("starts with the saved view", "file", u.cfg.File, "rev", v.GetRevision(), "entries", len(v.GetEntries()))
+	u.log.Info("starts with the saved view", "file", u.cfg.File, "rev", v.GetRevision(), "entries", len(v.GetEntries()),
+		"generation", u.saves, "saved_before", away.Round(time.Second))
 }
 
-// keepSaved writes the view after changes, at most once in saveEvery, and when ctx is done.
+// own checks that a saved view is this agent's: one that was copied from another node may be of
+// another federation.
+func (u *Uplink) own(v *feedv1.SavedView) error {
+	if a := u.cfg.Agent; v.GetCluster() != a.GetCluster() || v.GetNode() != a.GetNode() {
+		return fmt.Errorf("it is of node %q of cluster %q", v.GetNode(), v.GetCluster())
+	}
+	if v.GetView() == nil || v.GetSaved().CheckValid() != nil {
+		return errors.New("it is not whole")
+	}
+	return nil
+}
+
+// keepSaved writes the view after changes, at most once in saveEvery, now and then without any, and
+// when ctx is done.
 func (u *Uplink) keepSaved(ctx context.Context) error {
 	save := func() {
 		if err := u.save(); err != nil {
@@ -92,20 +115,18 @@ func (u *Uplink) keepSaved(ctx context.Context) error {
 			u.log.Warn("the view could not be saved", "file", u.cfg.File, "error", err)
 		}
 	}
+	anyway := time.NewTicker(saveAnyway)
+	defer anyway.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			save()
 			return ctx.Err()
 		case <-u.dirty:
+		case <-anyway.C:
 		}
 		save()
-		pause := time.NewTimer(saveEvery)
-		select {
-		case <-pause.C:
-		case <-ctx.Done():
-			pause.Stop()
-		}
+		pause(ctx, saveEvery)
 	}
 }
 
@@ -120,7 +141,10 @@ func (u *Uplink) save() error {
 		return fmt.Errorf("save view: %w", err)
 	}
 	u.saves++
-	b, err := encodeView(u.saves, &feedv1.WatchResponse{StoreId: id, Revision: rev, Entries: entries, Federation: *u.federation.Load()})
+	b, err := encodeView(&feedv1.SavedView{
+		Generation: u.saves, Saved: timestamppb.Now(), Cluster: u.cfg.Agent.GetCluster(), Node: u.cfg.Agent.GetNode(),
+		View: &feedv1.WatchResponse{StoreId: id, Revision: rev, Entries: entries, Federation: *u.federation.Load()},
+	})
 	if err != nil {
 		return fmt.Errorf("save view: %w", err)
 	}

@@ -101,6 +101,9 @@ type Uplink struct {
 	connected atomic.Bool
 	trouble   atomic.Pointer[error]
 	saves     uint64 // of the view over all its lives; load's, then the saver's
+	anew      bool   // what is held lacks something: the next feed begins with everything; the reader's
+	drifts    atomic.Uint64
+	waits     map[string]time.Time // until when a synchronizer asked to be left alone; follow's
 }
 
 // New returns an uplink; it starts nothing.
@@ -109,6 +112,7 @@ func New(cfg Config, deps Deps) *Uplink {
 		cfg: cfg, log: deps.Log, listener: deps.Listener, consult: deps.Consult, registry: deps.Metrics,
 		dirty:   make(chan struct{}, 1),
 		decreed: make(chan struct{}, 1),
+		waits:   map[string]time.Time{},
 	}
 	u.metrics = newMetrics(deps.Metrics, &u.connected)
 	return u
@@ -173,13 +177,15 @@ func (u *Uplink) Run(ctx context.Context) error {
 }
 
 // follow connects to one synchronizer after the other, beginning with a random one so that a
-// federation's agents spread over its replicas.
+// federation's agents spread over its replicas. One that asks to be left alone for a while is.
 func (u *Uplink) follow(ctx context.Context) error {
 	next := rand.IntN(len(u.cfg.Synchronizers))
 	told := "" // the last error that was logged: a synchronizer that stays away is news once
 	for ctx.Err() == nil {
-		address := u.cfg.Synchronizers[next%len(u.cfg.Synchronizers)]
-		next++
+		address, wait := u.choose(&next, time.Now())
+		if wait > 0 && !pause(ctx, wait) {
+			break
+		}
 		began := time.Now()
 		err := u.session(ctx, address)
 		u.connected.Store(false)
@@ -195,11 +201,13 @@ func (u *Uplink) follow(ctx context.Context) error {
 		if time.Since(began) > 2*retryCap {
 			told = ""
 		}
-		pause := time.NewTimer(rand.N(retryCap))
-		select {
-		case <-pause.C:
-		case <-ctx.Done():
-			pause.Stop()
+		if after := retryAfter(err); after > 0 {
+			u.metrics.askedToWait.Inc()
+			// Those that were told the same must not come back at the same moment.
+			u.waits[address] = time.Now().Add(after + rand.N(after))
+		}
+		if !pause(ctx, rand.N(retryCap)) {
+			break
 		}
 	}
 	return ctx.Err()
@@ -262,7 +270,10 @@ func (u *Uplink) watch(ctx context.Context, client feedv1.FeedClient, address st
 		req.Federation = *f
 		m := u.mirror.Load()
 		m.Abandon() // a snapshot that the last stream did not end
-		req.StoreId, req.Revision = m.Position()
+		if !u.anew {
+			req.StoreId, req.Revision = m.Position()
+			req.Digest = digestOf(m)
+		}
 	}
 	stream, err := client.Watch(ctx, req)
 	if err != nil {
@@ -283,7 +294,9 @@ func (u *Uplink) watch(ctx context.Context, client feedv1.FeedClient, address st
 			}
 			u.log.Log(ctx, level, "feed is up", "synchronizer", address, "federation", m.GetFederation(), "rev", m.GetRevision())
 		}
-		u.apply(m)
+		if err := u.apply(m); err != nil {
+			return err
+		}
 		if first {
 			u.connected.Store(true)
 			close(joined)
@@ -312,8 +325,11 @@ func (u *Uplink) join(federation string) error {
 }
 
 // apply takes one message of the feed.
-func (u *Uplink) apply(m *feedv1.WatchResponse) {
+func (u *Uplink) apply(m *feedv1.WatchResponse) error {
 	mi := u.mirror.Load()
+	if parts := m.GetDrifted(); len(parts) > 0 {
+		u.noteDrift(parts)
+	}
 	if m.GetSnapshotBegin() {
 		u.metrics.snapshots.Inc()
 		mi.Begin(m.GetStoreId())
@@ -324,7 +340,9 @@ func (u *Uplink) apply(m *feedv1.WatchResponse) {
 	}
 	if m.GetSnapshotEnd() {
 		u.tell(mi.End(m.GetRevision()))
+		u.anew = false
 	}
+	return u.whole(m)
 }
 
 // tell passes a change on and has it saved.
@@ -393,6 +411,10 @@ func (u *Uplink) reportNow(leaving bool) (*feedv1.ReportRequest, error) {
 	m := u.mirror.Load() // there is one: the agent reports only once it has joined
 	r := &feedv1.ReportRequest{Agent: u.cfg.Agent, Leaving: leaving, Federation: *u.federation.Load(), Epochs: map[string]uint64{}}
 	r.StoreId, r.Revision = m.Position()
+	if d, ok := m.Digest(); ok { // of one moment with what it is of
+		r.StoreId, r.Revision, r.Digest = d.StoreID, d.Revision, &feedv1.Digest{Parts: d.Parts}
+	}
+	r.Drifts = u.drifts.Load()
 	for _, c := range m.Clusters(time.Now()) {
 		r.Epochs[c.Name] = c.Epoch
 	}

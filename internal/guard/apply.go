@@ -267,8 +267,8 @@ func (p *pass) judge(now time.Time, u catalog.Update, before int, absent []catal
 	}
 	for _, id := range absent {
 		h := &hold{
-			Hold:    Hold{ID: id, Since: now, Until: now.Add(r.cfg.Hold), Reason: reason, Detail: detail},
-			sources: p.touched[id], doubted: reason != Burst,
+			Hold:    Hold{ID: id, Since: now, Until: now.Add(r.cfg.Hold), Reason: reason, Detail: detail, Doubted: reason != Burst},
+			sources: p.touched[id],
 		}
 		r.beginHold(r.services[id.Name].members[id], h)
 		r.removals.Held++

@@ -61,13 +61,13 @@ func (r *Registry) Interrupt() { r.row = row{} }
 // doubt takes all holds from what reads may confirm: the registry is not the one that it was.
 func (r *Registry) doubt() {
 	for _, h := range r.held {
-		h.doubted = true
+		h.Doubted = true
 	}
 }
 
 func (r *Registry) doubtful() bool {
 	for _, h := range r.held {
-		if h.doubted {
+		if h.Doubted {
 			return true
 		}
 	}

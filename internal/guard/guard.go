@@ -44,6 +44,11 @@
 // which an agent reads for itself), Review asks what became of an instance there: one that is
 // listed there stays held, beyond its time and whatever is confirmed here; one that was listed there
 // during its hold and is no more goes at once. Where nobody answers, all of the above holds.
+//
+// # Beginning anew
+//
+// A process that begins has read nothing yet, and yet much was believed before it. Adopt takes that
+// over: the first Full read is judged against it, and what was held stays so for the time that was left.
 package guard
 
 import (
@@ -102,9 +107,9 @@ type Registry struct {
 	held   map[catalog.ID]*hold
 	// heldBy finds the holds that an explicit Update of a source ends.
 	heldBy map[string]map[catalog.ID]*hold
-	// queue has the holds in the order of their ends; those that ended before, or were prolonged
-	// since, are skipped.
-	queue []due
+	// queue has the holds by their ends; those that ended before, or were prolonged since, are
+	// skipped.
+	queue agenda
 	row   row
 
 	stated   int // instances that some source states
@@ -216,10 +221,11 @@ func (r *Registry) Counts() Counts {
 type Removals struct {
 	Explicit uint64 // gone at once because they were explicit
 	Passed   uint64 // gone at once because they were few
-	Held     uint64 // held; each of these ends as one of the next five, or as Explicit
+	Held     uint64 // held, here or before; each of these ends as one of the next five, or as Explicit
 	Returned uint64
 	Expired  uint64
-	// Released were ended by a person, Confirmed by further reads, and Followed by who decides.
+	// Released were ended by a person, Confirmed by further reads, and Followed by who decides, or by
+	// who was adopted from.
 	Released, Confirmed, Followed uint64
 }
 

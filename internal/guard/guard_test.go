@@ -257,8 +257,8 @@ func TestAHoldSaysWhyAndUntilWhen(t *testing.T) {
 		want   Hold
 	}{
 		{"burst", "a: " + many("cart", 7), read("a: cart/1"), Hold{ID: inst("cart/7").ID, Reason: Burst, Detail: "more than 5 removals in 10s"}},
-		{"catalogue", "a: " + many("cart", 7), full(), Hold{ID: inst("cart/1").ID, Reason: Catalogue, Detail: "all 7 instances of the registry were gone in one read"}},
-		{"reset", "a: cart/1", reset(full()), Hold{ID: inst("cart/1").ID, Reason: Reset, Detail: "index went backwards"}},
+		{"catalogue", "a: " + many("cart", 7), full(), Hold{ID: inst("cart/1").ID, Reason: Catalogue, Detail: "all 7 instances of the registry were gone in one read", Doubted: true}},
+		{"reset", "a: cart/1", reset(full()), Hold{ID: inst("cart/1").ID, Reason: Reset, Detail: "index went backwards", Doubted: true}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			r := New(Config{})

@@ -1,6 +1,7 @@
 package guard
 
 import (
+	"container/heap"
 	"fmt"
 	"slices"
 	"time"
@@ -27,6 +28,12 @@ type Hold struct {
 	Until  time.Time
 	Reason Reason
 	Detail string // the reason in words
+	// Doubted says that further reads do not confirm it: it is not of a Burst, or the registry was
+	// reset since.
+	Doubted bool
+	// Listed says that who decides has listed it during the hold: when it is listed there no more, it
+	// was let go (Review).
+	Listed bool
 }
 
 // hold is a Hold with what it takes to end it.
@@ -34,15 +41,32 @@ type hold struct {
 	Hold
 	sources []string // that withdrew the instance
 	over    bool
-	doubted bool // it is not one of a Burst, or the registry was reset since
 	listed  bool // by who decides, at the last Review
-	known   bool // it was listed there at some Review
 }
 
 // due is when a hold ends, as it was known when it was queued.
 type due struct {
 	*hold
 	until time.Time
+}
+
+// agenda is a heap (container/heap) of what is due, the first to end on top.
+type agenda []due
+
+func (a agenda) Len() int           { return len(a) }
+func (a agenda) Less(i, j int) bool { return a[i].until.Before(a[j].until) }
+func (a agenda) Swap(i, j int)      { a[i], a[j] = a[j], a[i] }
+
+// Push implements heap.Interface.
+func (a *agenda) Push(x any) { *a = append(*a, x.(due)) }
+
+// Pop implements heap.Interface.
+func (a *agenda) Pop() any {
+	last := len(*a) - 1
+	d := (*a)[last]
+	(*a)[last] = due{}
+	*a = (*a)[:last]
+	return d
 }
 
 // Holds gives the removals that are held back, in identity order.
@@ -71,8 +95,7 @@ func (r *Registry) Expire(now time.Time) Changes {
 // Next says when Expire has work, and whether it ever has.
 func (r *Registry) Next() (time.Time, bool) {
 	for len(r.queue) > 0 && (r.queue[0].over || !r.queue[0].until.Equal(r.queue[0].Until)) {
-		r.queue[0] = due{}
-		r.queue = r.queue[1:]
+		heap.Pop(&r.queue)
 	}
 	if len(r.queue) == 0 {
 		return time.Time{}, false
@@ -102,12 +125,20 @@ func (r *Registry) newPass() *pass {
 func (r *Registry) beginHold(m *member, h *hold) {
 	m.hold = h
 	r.held[h.ID] = h
-	r.queue = append(r.queue, due{h, h.Until})
+	heap.Push(&r.queue, due{h, h.Until})
 	for _, name := range h.sources {
 		if r.heldBy[name] == nil {
 			r.heldBy[name] = map[catalog.ID]*hold{}
 		}
 		r.heldBy[name][h.ID] = h
+	}
+}
+
+// prolong makes a hold last until a time, where it would end before.
+func (r *Registry) prolong(h *hold, until time.Time) {
+	if until.After(h.Until) {
+		h.Until = until
+		heap.Push(&r.queue, due{h, until})
 	}
 }
 

@@ -33,12 +33,11 @@ func (r *Registry) Review(now time.Time, word func(catalog.ID) Word) Changes {
 		h.listed = said == Listed
 		switch {
 		case h.listed:
-			h.known = true
+			h.Listed = true
 			if h.Until.Sub(now) < r.cfg.Hold/2 {
-				h.Until = now.Add(r.cfg.Hold)
-				r.queue = append(r.queue, due{h, h.Until})
+				r.prolong(h, now.Add(r.cfg.Hold))
 			}
-		case said == Unlisted && h.known:
+		case said == Unlisted && h.Listed:
 			p.remove(id)
 			r.removals.Followed++
 		}

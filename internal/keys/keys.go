@@ -30,6 +30,7 @@ const (
 	Agent                          // <federation>/agents/<Cluster>/<Node>
 	Policy                         // <federation>/policies/<ID>
 	Cordon                         // <federation>/clusters/<Cluster>/cordons/<ID>
+	Holds                          // <federation>/clusters/<Cluster>/holds/<Part>
 )
 
 var (
@@ -45,7 +46,7 @@ type Kind uint8
 
 // String gives the kind in one word, for logs and metrics.
 func (k Kind) String() string {
-	words := [...]string{"none", "store", "policies-synced", "replica", "owner", "meta", "synced", "slice", "agent", "policy", "cordon"}
+	words := [...]string{"none", "store", "policies-synced", "replica", "owner", "meta", "synced", "slice", "agent", "policy", "cordon", "holds"}
 	if int(k) < len(words) {
 		return words[k]
 	}
@@ -55,9 +56,10 @@ func (k Kind) String() string {
 // Key is one key taken apart. Only the fields that its Kind names are set; it is comparable.
 type Key struct {
 	Kind    Kind
-	Cluster string       // Owner, Meta, Synced, Slice, Agent, Cordon
+	Cluster string       // Owner, Meta, Synced, Slice, Agent, Cordon, Holds
 	Name    catalog.Name // Slice
 	Slice   uint32       // Slice
+	Part    uint32       // Holds
 	Replica string       // Replica
 	Node    string       // Agent
 	// ID is what package policy calls one policy, or one cordon of the cluster: segments as in a
@@ -90,6 +92,9 @@ func (s Schema) Cluster(name string) string { return s.Clusters() + name + "/" }
 
 // Services is the prefix of the slices of one cluster.
 func (s Schema) Services(cluster string) string { return s.Cluster(cluster) + "services/" }
+
+// Holds is the prefix of what the owner of one cluster holds back.
+func (s Schema) Holds(cluster string) string { return s.Cluster(cluster) + "holds/" }
 
 // Replicas is the prefix of the synchronizers' heartbeats.
 func (s Schema) Replicas() string { return s.prefix + "replicas/" }
@@ -132,6 +137,8 @@ func (s Schema) Format(k Key) string {
 		return s.Policies() + k.ID
 	case Cordon:
 		return s.Cordons(k.Cluster) + k.ID
+	case Holds:
+		return s.Holds(k.Cluster) + strconv.FormatUint(uint64(k.Part), 10)
 	}
 	return ""
 }
@@ -183,6 +190,9 @@ func parse(seg []string) (Key, bool) {
 	case len(seg) >= 4 && seg[0] == "clusters" && seg[2] == "cordons":
 		id, ok := parseID(seg[3:])
 		return Key{Kind: Cordon, Cluster: cluster, ID: id}, ok
+	case len(seg) == 4 && seg[0] == "clusters" && seg[2] == "holds":
+		n, err := strconv.ParseUint(seg[3], 10, 32)
+		return Key{Kind: Holds, Cluster: cluster, Part: uint32(n)}, err == nil
 	}
 	return Key{}, false
 }

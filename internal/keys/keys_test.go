@@ -70,6 +70,8 @@ var everyKind = []Key{
 	{Kind: Policy, ID: "cluster/east/*"},
 	{Kind: Cordon, Cluster: "east", ID: "*"},
 	{Kind: Cordon, Cluster: "east", ID: "default/cart"},
+	{Kind: Holds, Cluster: "east"},
+	{Kind: Holds, Cluster: "east", Part: 4294967295},
 }
 
 func TestKeysAreGolden(t *testing.T) {
@@ -78,7 +80,7 @@ func TestKeysAreGolden(t *testing.T) {
 	for _, k := range everyKind {
 		fmt.Fprintf(&b, "%s\n", s.Format(k))
 	}
-	for _, p := range []string{s.Root(), s.Clusters(), s.Cluster("east"), s.Services("east"), s.Replicas(), s.Owners(), s.Agents(), s.Policies(), s.Cordons("east")} {
+	for _, p := range []string{s.Root(), s.Clusters(), s.Cluster("east"), s.Services("east"), s.Replicas(), s.Owners(), s.Agents(), s.Policies(), s.Cordons("east"), s.Holds("east")} {
 		fmt.Fprintf(&b, "prefix %s\n", p)
 	}
 	golden(t, "keys.golden", []byte(b.String()))
@@ -94,7 +96,7 @@ func TestParseIsInverseOfFormat(t *testing.T) {
 		}
 		kinds[k.Kind] = true
 	}
-	for k := Store; k <= Cordon; k++ {
+	for k := Store; k <= Holds; k++ {
 		if !kinds[k] {
 			t.Errorf("kind %v is not among the test's keys", k)
 		}
@@ -113,7 +115,9 @@ func TestParseRefuses(t *testing.T) {
 		{"another version", "/farcall/v2/demo/store", ErrForeign},
 		{"nothing", "", ErrForeign},
 		{"the root", fed, ErrUnknown},
-		{"a hold", fed + "clusters/east/holds/x", ErrUnknown},
+		{"a part of holds that is no number", fed + "clusters/east/holds/x", ErrUnknown},
+		{"a part of holds that would be spelt otherwise", fed + "clusters/east/holds/01", ErrUnknown},
+		{"a part of holds that is too high", fed + "clusters/east/holds/4294967296", ErrUnknown},
 		{"no cordon", fed + "clusters/east/cordons/", ErrUnknown},
 		{"a cordon of a cluster's name that is none", fed + "clusters/East/cordons/*", ErrUnknown},
 		{"a cordon that is not escaped", fed + "clusters/east/cordons/default/c rt", ErrUnknown},

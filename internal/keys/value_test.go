@@ -60,9 +60,14 @@ var everyMessage = map[string]proto.Message{
 	"owner":  &storev1.Owner{Replica: "a"},
 	"meta":   &storev1.ClusterMeta{Cluster: "east", Epoch: 2, Owner: "a", Labels: map[string]string{"b": "2", "a": "1"}, Seq: 4},
 	"synced": &storev1.Synced{Cluster: "east", Epoch: 2},
-	"slice":  sliceOf(1),
-	"empty":  sliceOf(0),
-	"agent":  &catalogv1.Agent{Cluster: "east", Node: "n", Incarnation: "i", Apps: []*catalogv1.App{{Id: "cart", Port: 80}}},
+	"holds": &storev1.Holds{Cluster: "east", Part: 1, Epoch: 2, Seq: 5, Groups: []*storev1.HoldGroup{{
+		Registry: "consul", Reason: "catalogue", Detail: "all 7 instances were gone", Doubted: true,
+		Held: durationpb.New(5e9), Left: durationpb.New(55e9),
+		Services: []*storev1.HeldService{{Namespace: "default", Service: "cart", Ids: []string{"1", "2"}}},
+	}}},
+	"slice": sliceOf(1),
+	"empty": sliceOf(0),
+	"agent": &catalogv1.Agent{Cluster: "east", Node: "n", Incarnation: "i", Apps: []*catalogv1.App{{Id: "cart", Port: 80}}},
 }
 
 func TestValuesAreGolden(t *testing.T) {

@@ -24,6 +24,7 @@ func (m *Mirror) apply(now time.Time, e *feedv1.Entry, ch *Changes) {
 		m.refused[RefusedKey]++
 		return
 	}
+	m.meet(k, e)
 	switch k.Kind {
 	case keys.Slice:
 		m.applySlice(k, e, ch)
@@ -35,15 +36,24 @@ func (m *Mirror) apply(now time.Time, e *feedv1.Entry, ch *Changes) {
 		m.applyReplica(now, k, e)
 	case keys.Agent:
 		m.applyAgent(k, e, ch)
+	case keys.Holds:
+		m.applyHolds(k, e, ch)
 	case keys.Policy, keys.Cordon, keys.PoliciesSynced:
 		m.applyPolicy(k, e)
 	}
 }
 
-// decode reads a value, or counts it as refused and reports false.
-func (m *Mirror) decode(e *feedv1.Entry, into proto.Message) bool {
+// refuse counts an entry that is not believed and notes where it stands. at is of what is held in
+// its place; nil where nothing is.
+func (m *Mirror) refuse(why Refusal, k keys.Key, e *feedv1.Entry, at *stand) {
+	m.refused[why]++
+	m.leave(k, e, at)
+}
+
+// decode reads a value, or refuses it and reports false.
+func (m *Mirror) decode(k keys.Key, e *feedv1.Entry, at *stand, into proto.Message) bool {
 	if err := keys.Decode(e.GetValue(), into); err != nil {
-		m.refused[RefusedCorrupt]++
+		m.refuse(RefusedCorrupt, k, e, at)
 		return false
 	}
 	return true
@@ -66,23 +76,26 @@ func (m *Mirror) applySlice(k keys.Key, e *feedv1.Entry, ch *Changes) {
 	}
 	// Whatever becomes of the value, its key was named: a list does not sweep the last good one.
 	c := m.cluster(k.Cluster, ch)
-	old := c.slice(k)
+	old, at := c.slice(k), (*stand)(nil)
 	if old != nil {
-		old.generation = m.generation
+		at = &old.at
 	}
 	var v storev1.Slice
-	if !m.decode(e, &v) {
+	if !m.decode(k, e, at, &v) {
 		return
 	}
 	if v.GetCluster() != k.Cluster || v.GetNamespace() != k.Name.Namespace || v.GetService() != k.Name.Service || v.GetSlice() != k.Slice {
-		m.refused[RefusedForeign]++
+		m.refuse(RefusedForeign, k, e, at)
 		return
 	}
-	next := &slice{epoch: v.GetEpoch(), seq: v.GetSeq(), generation: m.generation}
-	if old != nil && !next.newer(old) {
-		if old.newer(next) {
-			m.refused[RefusedOlder]++
-		}
+	next := &slice{epoch: v.GetEpoch(), seq: v.GetSeq(), at: m.standOf(e)}
+	switch {
+	case old == nil || next.newer(old):
+	case old.newer(next):
+		m.refuse(RefusedOlder, k, e, at)
+		return
+	default:
+		m.leave(k, e, at) // it is held already
 		return
 	}
 	next.instances = m.instances(k, v.GetInstances(), old)
@@ -142,6 +155,9 @@ func (m *Mirror) deleteSlice(k keys.Key, ch *Changes) {
 	ch.service(k.Name)
 	if len(s.slices) == 0 {
 		c.drop(k.Name)
+		if m.bury(k.Cluster, c) {
+			ch.Clusters = true
+		}
 		return
 	}
 	m.touch(s, gone, nil)
@@ -150,34 +166,35 @@ func (m *Mirror) deleteSlice(k keys.Key, ch *Changes) {
 func (m *Mirror) applyMeta(k keys.Key, e *feedv1.Entry, ch *Changes) {
 	if e.GetDeleted() {
 		if c := m.clusters[k.Cluster]; c != nil {
-			c.meta, c.annotations = nil, nil
-			if len(c.services) == 0 {
-				delete(m.clusters, k.Cluster)
-			}
+			c.meta, c.annotations, c.metaAt = nil, nil, stand{}
+			m.bury(k.Cluster, c)
 			ch.Clusters = true
 		}
 		return
 	}
+	at := (*stand)(nil)
+	if c := m.clusters[k.Cluster]; c != nil && c.meta != nil {
+		at = &c.metaAt
+	}
 	var v storev1.ClusterMeta
-	if !m.decode(e, &v) {
+	if !m.decode(k, e, at, &v) {
 		return
 	}
 	if v.GetCluster() != k.Cluster {
-		m.refused[RefusedForeign]++
+		m.refuse(RefusedForeign, k, e, at)
 		return
 	}
 	c := m.cluster(k.Cluster, ch)
-	c.metaSeen = m.generation
 	c.highest = max(c.highest, v.GetEpoch())
 	if old := c.meta; old != nil && (old.GetEpoch() > v.GetEpoch() || old.GetEpoch() == v.GetEpoch() && old.GetSeq() > v.GetSeq()) {
-		m.refused[RefusedOlder]++
+		m.refuse(RefusedOlder, k, e, at)
 		return
 	}
 	if c.meta == nil || !proto.Equal(forReaders(c.meta), forReaders(&v)) {
 		ch.Clusters = true
 		c.annotations = m.annotations(&v)
 	}
-	c.meta = &v
+	c.meta, c.metaAt = &v, m.standOf(e)
 }
 
 // forReaders is a meta without what is for people only and moves while nothing else does: a
@@ -192,18 +209,29 @@ func forReaders(meta *storev1.ClusterMeta) *storev1.ClusterMeta {
 }
 
 func (m *Mirror) applySynced(now time.Time, k keys.Key, e *feedv1.Entry, ch *Changes) {
+	at := (*stand)(nil)
+	if c := m.clusters[k.Cluster]; c != nil {
+		at = &c.syncedAt
+	}
 	if e.GetDeleted() {
-		return // the cluster's slices and meta tell of its removal themselves
+		if at != nil {
+			*at = stand{}
+			if m.bury(k.Cluster, m.clusters[k.Cluster]) {
+				ch.Clusters = true
+			}
+		}
+		return
 	}
 	var v storev1.Synced
-	if !m.decode(e, &v) {
+	if !m.decode(k, e, at, &v) {
 		return
 	}
 	if v.GetCluster() != k.Cluster {
-		m.refused[RefusedForeign]++
+		m.refuse(RefusedForeign, k, e, at)
 		return
 	}
 	c := m.cluster(k.Cluster, ch)
+	c.syncedAt = m.standOf(e)
 	c.highest = max(c.highest, v.GetEpoch())
 	counts := v.GetEpoch() > c.vouchAbove
 	if counts {
@@ -226,12 +254,12 @@ func (m *Mirror) applySynced(now time.Time, k keys.Key, e *feedv1.Entry, ch *Cha
 func (m *Mirror) applyReplica(now time.Time, k keys.Key, e *feedv1.Entry) {
 	if e.GetDeleted() {
 		if r := m.replicas[k.Replica]; r != nil {
-			r.address = ""
+			r.address, r.clusters = "", nil
 		}
 		return
 	}
 	var v storev1.Replica
-	if !m.decode(e, &v) {
+	if !m.decode(k, e, nil, &v) {
 		return
 	}
 	if v.GetId() != k.Replica {
@@ -245,7 +273,7 @@ func (m *Mirror) applyReplica(now time.Time, k keys.Key, e *feedv1.Entry) {
 		r = &replica{}
 		m.replicas[v.GetId()] = r
 	}
-	r.tick, r.generation = max(r.tick, v.GetTick()), m.generation
+	r.tick, r.generation, r.clusters = max(r.tick, v.GetTick()), m.generation, v.GetClusters()
 	if r.address = v.GetAddress(); catalog.CheckHostPort(r.address) != nil {
 		r.address = ""
 	}
@@ -276,19 +304,22 @@ func (m *Mirror) applyAgent(k keys.Key, e *feedv1.Entry, ch *Changes) {
 		}
 		return
 	}
+	at := (*stand)(nil)
 	if a := m.agents[key]; a != nil {
-		a.generation, a.inherited = m.generation, false
+		a.inherited, at = false, &a.at
 	}
 	var v catalogv1.Agent
-	if !m.decode(e, &v) {
+	if !m.decode(k, e, at, &v) {
 		return
 	}
 	if v.GetCluster() != k.Cluster || v.GetNode() != k.Node {
-		m.refused[RefusedForeign]++
+		m.refuse(RefusedForeign, k, e, at)
 		return
 	}
-	if a := m.agents[key]; a == nil || !proto.Equal(a.record, &v) {
-		m.agents[key] = &agent{record: &v, generation: m.generation}
-		ch.Agents = true
+	if a := m.agents[key]; a != nil && proto.Equal(a.record, &v) {
+		a.at = m.standOf(e)
+		return
 	}
+	m.agents[key] = &agent{record: &v, at: m.standOf(e)}
+	ch.Agents = true
 }

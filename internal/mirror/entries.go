@@ -16,13 +16,18 @@ type entryList struct {
 	err     error
 }
 
-func (l *entryList) add(key string, v proto.Message) {
+func (l *entryList) add(key string, v proto.Message, revision int64) {
 	b, err := keys.Encode(v)
 	if err != nil {
 		l.err = cmp.Or(l.err, err)
 		return
 	}
-	l.entries = append(l.entries, &feedv1.Entry{Key: key, Value: b})
+	l.entries = append(l.entries, &feedv1.Entry{Key: key, Value: b, Revision: revision})
+}
+
+// addAside adds an entry that will be refused again, so that whoever reads it knows where it stands.
+func (l *entryList) addAside(key string, s stand) {
+	l.entries = append(l.entries, &feedv1.Entry{Key: key, Value: []byte{0}, Revision: s.revision})
 }
 
 // sortEntries orders entries by key, so that the same mirror is saved as the same bytes.

@@ -48,6 +48,7 @@ type Mirror struct {
 	storeID    string // of the last complete list
 	revision   int64
 	generation uint64 // counts lists; an entry confirmed by the running one carries it
+	listed     uint64 // the generation of the last complete list
 	listing    bool
 	nextID     string // of the running list
 	otherStore bool   // the running list is of another store than the last complete one
@@ -55,9 +56,16 @@ type Mirror struct {
 	clusters   map[string]*cluster
 	agents     map[AgentKey]*agent
 	replicas   map[string]*replica
+	holds      map[string]map[uint32]*holds // by cluster and part
 	refused    map[Refusal]uint64
 	dirty      map[*service]*edit // whose list is to be made anew before mu is released
 	policies   policies
+
+	// For Digest: see there.
+	aside    map[string]aside // by key
+	ahead    int64            // the highest revision of an entry since the last list was begun
+	blind    bool             // an entry of the last list, or after it, stated no revision
+	wasBlind bool             // before the running list was begun
 }
 
 // AgentKey names an agent: at most one is live at a node of a cluster.
@@ -67,14 +75,15 @@ type AgentKey struct {
 }
 
 type agent struct {
-	record     *catalogv1.Agent
-	generation uint64
-	inherited  bool // known from a store before this one, which has not got it yet
+	record    *catalogv1.Agent
+	at        stand
+	inherited bool // known from a store before this one, which has not got it yet
 }
 
 // replica is the last heartbeat seen of a synchronizer.
 type replica struct {
-	address    string // empty where its key is gone, or names none that can be dialled
+	address    string   // empty where its key is gone, or names none that can be dialled
+	clusters   []string // that it is configured for; none where its key is gone
 	tick       uint64
 	moved      time.Time // when tick was seen to move
 	generation uint64
@@ -83,7 +92,8 @@ type replica struct {
 type cluster struct {
 	meta        *storev1.ClusterMeta
 	annotations map[string]strategy.Kind // by "namespace/service"; as meta has them
-	metaSeen    uint64                   // generation
+	metaAt      stand
+	syncedAt    stand
 	services    map[catalog.Name]*service
 	instances   int // in the lists of services
 	everSynced  bool
@@ -104,7 +114,7 @@ type service struct {
 type slice struct {
 	epoch, seq uint64
 	instances  []*catalog.Instance
-	generation uint64
+	at         stand
 }
 
 // Refusal is why an entry was not believed, as a bounded word for metrics.
@@ -131,9 +141,11 @@ func New(schema keys.Schema) *Mirror {
 		clusters: map[string]*cluster{},
 		agents:   map[AgentKey]*agent{},
 		replicas: map[string]*replica{},
+		holds:    map[string]map[uint32]*holds{},
 		refused:  map[Refusal]uint64{},
 		dirty:    map[*service]*edit{},
 		policies: newPolicies(),
+		aside:    map[string]aside{},
 	}
 }
 
@@ -144,6 +156,8 @@ type Changes struct {
 	// Clusters is true when a cluster appeared, vanished, was synced or changed its meta in more
 	// than what only people read of it: its registries' revisions and when they were last read.
 	Clusters bool
+	// Holds is true when what the owner of some cluster holds back changed, the time left apart.
+	Holds bool
 	// Agents is true when an agent's record changed.
 	Agents bool
 	// Policies is true when policies or cordons changed, or their revision, or whether the store
@@ -153,7 +167,7 @@ type Changes struct {
 
 // Empty reports whether nothing changed.
 func (c Changes) Empty() bool {
-	return len(c.Services) == 0 && !c.Clusters && !c.Agents && !c.Policies
+	return len(c.Services) == 0 && !c.Clusters && !c.Holds && !c.Agents && !c.Policies
 }
 
 func (c *Changes) service(n catalog.Name) {
@@ -171,7 +185,8 @@ func (m *Mirror) Begin(storeID string) {
 	m.nextID = storeID
 	m.otherStore = storeID != m.storeID
 	m.generation++
-	m.listing = true
+	m.wasBlind = m.blind || m.listing && m.wasBlind
+	m.listing, m.blind, m.ahead = true, false, 0
 	m.beginPolicies()
 	if !m.otherStore || m.refill == storeID {
 		return // a list that broke off brought some of that store's own epochs already
@@ -189,6 +204,9 @@ func (m *Mirror) Begin(storeID string) {
 func (m *Mirror) Abandon() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.listing {
+		m.blind = m.blind || m.wasBlind
+	}
 	m.listing = false
 	m.abandonPolicies()
 }
@@ -219,8 +237,9 @@ func (m *Mirror) End(revision int64) Changes {
 	if !m.listing {
 		return ch
 	}
-	m.listing = false
+	m.listing, m.listed = false, m.generation
 	m.storeID, m.revision = m.nextID, revision
+	maps.DeleteFunc(m.aside, func(_ string, a aside) bool { return a.generation != m.generation })
 	m.endPolicies()
 	m.settle(&ch)
 	for name, c := range m.clusters {
@@ -230,8 +249,8 @@ func (m *Mirror) End(revision int64) Changes {
 		case !m.otherStore && c.syncedSeen > 0 && !c.sweepOwed:
 			// The marker was in this very store and is no more: the cluster was removed.
 			m.sweep(c, &ch)
-			if len(c.services) == 0 && c.metaSeen != m.generation {
-				delete(m.clusters, name)
+			if len(c.services) == 0 && c.metaAt.generation != m.generation {
+				m.forget(name, c)
 				ch.Clusters = true
 			}
 		default:
@@ -240,11 +259,12 @@ func (m *Mirror) End(revision int64) Changes {
 	}
 	for k, a := range m.agents {
 		// A new store holds the agents' records only once they have reported there.
-		if a.generation != m.generation && !a.inherited {
+		if a.at.generation != m.generation && !a.inherited {
 			delete(m.agents, k)
 			ch.Agents = true
 		}
 	}
+	m.sweepHolds(&ch)
 	maps.DeleteFunc(m.replicas, func(_ string, r *replica) bool { return r.generation != m.generation })
 	m.relist()
 	return ch
@@ -260,11 +280,12 @@ func (m *Mirror) relist() {
 	clear(m.dirty)
 }
 
-// sweep drops the slices of c that the current generation did not confirm. Caller holds mu.
+// sweep drops the slices of c that neither the last complete list nor anything after it named.
+// Caller holds mu.
 func (m *Mirror) sweep(c *cluster, ch *Changes) {
 	for n, s := range c.services {
 		before := len(s.slices)
-		maps.DeleteFunc(s.slices, func(_ uint32, sl *slice) bool { return sl.generation != m.generation })
+		maps.DeleteFunc(s.slices, func(_ uint32, sl *slice) bool { return sl.at.generation < m.listed })
 		if len(s.slices) == before {
 			continue
 		}

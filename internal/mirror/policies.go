@@ -50,6 +50,7 @@ type policies struct {
 // stated is the policies and cordons of a store.
 type stated struct {
 	marker *storev1.PoliciesSynced // nil where there is none
+	at     stand                   // of the marker
 	texts  map[string]text         // by key
 }
 
@@ -61,6 +62,7 @@ const entryFrame = 16
 type text struct {
 	key   keys.Key
 	value []byte
+	at    stand
 	// before is the value that this one took the place of before the policies were settled. A saved
 	// view has the last one that was understood there.
 	before []byte
@@ -110,13 +112,13 @@ func (m *Mirror) policyEntries(followed bool) ([]*feedv1.Entry, error) {
 	}
 	var out entryList
 	for _, key := range slices.Sorted(maps.Keys(p.held)) {
-		s := p.held[key]
+		s, at := p.held[key], m.saved(p.there.texts[key].at)
 		if followed && s.good != nil {
-			out.entries = append(out.entries, &feedv1.Entry{Key: key, Value: s.good})
+			out.entries = append(out.entries, &feedv1.Entry{Key: key, Value: s.good, Revision: at})
 		}
-		out.entries = append(out.entries, &feedv1.Entry{Key: key, Value: s.value})
+		out.entries = append(out.entries, &feedv1.Entry{Key: key, Value: s.value, Revision: at})
 	}
-	out.add(m.schema.Format(keys.Key{Kind: keys.PoliciesSynced}), p.as)
+	out.add(m.schema.Format(keys.Key{Kind: keys.PoliciesSynced}), p.as, m.saved(p.there.at))
 	return out.entries, out.err
 }
 
@@ -132,16 +134,16 @@ func (m *Mirror) applyPolicy(k keys.Key, e *feedv1.Entry) {
 	}
 	switch {
 	case k.Kind == keys.PoliciesSynced && e.GetDeleted():
-		to.marker = nil
+		to.marker, to.at = nil, stand{}
 	case k.Kind == keys.PoliciesSynced:
 		var v storev1.PoliciesSynced
-		if m.decode(e, &v) {
-			to.marker = &v
+		if m.decode(k, e, &to.at, &v) {
+			to.marker, to.at = &v, m.standOf(e)
 		}
 	case e.GetDeleted():
 		delete(to.texts, e.GetKey())
 	default:
-		to.texts[e.GetKey()] = text{key: k, value: e.GetValue(), before: to.texts[e.GetKey()].value}
+		to.texts[e.GetKey()] = text{key: k, value: e.GetValue(), at: m.standOf(e), before: to.texts[e.GetKey()].value}
 	}
 }
 

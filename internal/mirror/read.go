@@ -204,15 +204,18 @@ func (m *Mirror) Save(now time.Time) (storeID string, revision int64, entries []
 			storeID = ""
 		}
 		if c.meta != nil {
-			out.add(m.schema.Format(keys.Key{Kind: keys.Meta, Cluster: name}), c.meta)
+			out.add(m.schema.Format(keys.Key{Kind: keys.Meta, Cluster: name}), c.meta, m.saved(c.metaAt))
 		}
 		for n, s := range c.services {
 			for num, sl := range s.slices {
-				out.add(m.schema.Format(keys.Key{Kind: keys.Slice, Cluster: name, Name: n, Slice: num}), sl.proto(name, n, num))
+				out.add(m.schema.Format(keys.Key{Kind: keys.Slice, Cluster: name, Name: n, Slice: num}), sl.proto(name, n, num), m.saved(sl.at))
 			}
 		}
-		if c.everSynced {
-			out.add(m.schema.Format(keys.Key{Kind: keys.Synced, Cluster: name}), &storev1.Synced{Cluster: name, Epoch: c.highest})
+		switch synced := m.schema.Format(keys.Key{Kind: keys.Synced, Cluster: name}); {
+		case c.everSynced:
+			out.add(synced, &storev1.Synced{Cluster: name, Epoch: c.highest}, m.saved(c.syncedAt))
+		case m.there(c.syncedAt) != 0:
+			out.addAside(synced, c.syncedAt)
 		}
 		if !c.confirmedAt.IsZero() {
 			ages.Confirmed[name] = ages.Tick - uint64(max(now.Sub(c.confirmedAt), 0)/tickLength)
@@ -222,7 +225,15 @@ func (m *Mirror) Save(now time.Time) (storeID string, revision int64, entries []
 		if a.inherited {
 			storeID = ""
 		}
-		out.add(m.schema.Format(keys.Key{Kind: keys.Agent, Cluster: k.Cluster, Node: k.Node}), a.record)
+		out.add(m.schema.Format(keys.Key{Kind: keys.Agent, Cluster: k.Cluster, Node: k.Node}), a.record, m.saved(a.at))
+	}
+	for name, parts := range m.holds {
+		for part, h := range parts {
+			out.add(m.schema.Format(keys.Key{Kind: keys.Holds, Cluster: name, Part: part}), h.value, 0)
+		}
+	}
+	for key, a := range m.aside {
+		out.addAside(key, a.stand)
 	}
 	sortEntries(out.entries)
 	if m.policies.result.Behind {
@@ -234,7 +245,7 @@ func (m *Mirror) Save(now time.Time) (storeID string, revision int64, entries []
 	}
 	out.entries = append(stated, out.entries...)
 	// Last, because a heartbeat is about clusters that are known by then.
-	out.add(m.schema.Format(keys.Key{Kind: keys.Replica, Replica: savedReplica}), ages)
+	out.add(m.schema.Format(keys.Key{Kind: keys.Replica, Replica: savedReplica}), ages, 0)
 	return storeID, m.revision, out.entries, out.err
 }
 

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/farcall/farcall/internal/catalog"
+	"github.com/farcall/farcall/internal/keys"
 	"github.com/farcall/farcall/internal/testkit"
 )
 
@@ -102,6 +103,41 @@ func BenchmarkPlanOneChange(b *testing.B) {
 			b.ReportAllocs()
 			for i := 1; b.Loop(); i++ {
 				dry(change[i%2])
+			}
+		})
+	}
+}
+
+// BenchmarkSurvey is one comparison of everything with an etcd in this process, whose own work is in the
+// figure: of 100 000 instances in slices of a hundred, and of ten.
+func BenchmarkSurvey(b *testing.B) {
+	for _, slices := range []int{1000, 10_000} {
+		b.Run(fmt.Sprint(slices), func(b *testing.B) {
+			s, _ := embeddedStore(b, b.TempDir())
+			ctx := testkit.Context(b)
+			value := string(make([]byte, 500_000/slices*10))
+			for n := range slices {
+				key := s.schema.Format(keys.Key{Kind: keys.Slice, Cluster: fmt.Sprint("cluster-", n%10), Name: name(fmt.Sprint("service-", n))})
+				if _, err := s.client.Put(ctx, key, value); err != nil {
+					b.Fatal(err)
+				}
+			}
+			id, rev, err := s.identify(ctx)
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.ReportAllocs()
+			began := processorTime(b)
+			found, rounds := 0, 0
+			for b.Loop() {
+				found, rounds = 0, rounds+1
+				if err := s.Survey(ctx, id, rev, func(key string, changed int64) { keys.Mark(key, changed); found++ }); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(float64((processorTime(b)-began).Microseconds())/float64(rounds), "cpu-µs/op")
+			if found < slices {
+				b.Errorf("%d keys of %d", found, slices)
 			}
 		})
 	}

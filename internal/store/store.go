@@ -95,6 +95,7 @@ type Store struct {
 	connected chan struct{} // closed once client is set
 	ready     chan struct{} // closed once the id is known
 	stopped   chan struct{} // closed when Run ends
+	doubts    doubts
 
 	client *clientv3.Client // set before connected is closed, never changed
 

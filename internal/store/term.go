@@ -52,10 +52,11 @@ type Term struct {
 	// lists are what was published last: services hold exactly that. None of a service that is not
 	// known so well.
 	lists  map[catalog.Name][]*catalog.Instance
-	meta   *storev1.ClusterMeta // as stored; nil where there is none to be kept
-	synced uint64               // the epoch of the stored marker
-	seen   uint64               // the highest epoch among all that was loaded
-	warned bool                 // corrupt values were logged
+	meta   *storev1.ClusterMeta      // as stored; nil where there is none to be kept
+	holds  map[uint32]*storev1.Holds // as stored, by part
+	synced uint64                    // the epoch of the stored marker
+	seen   uint64                    // the highest epoch among all that was loaded
+	warned bool                      // corrupt values were logged
 }
 
 func newTerm(ctx context.Context, s *session, cluster string, fence int64) *Term {
@@ -306,7 +307,7 @@ func (t *Term) count(err error) {
 func (t *Term) load(ctx context.Context, rev int64) error {
 	t.services = map[catalog.Name][]slice{}
 	t.lists = map[catalog.Name][]*catalog.Instance{}
-	t.meta, t.synced = nil, 0
+	t.meta, t.synced, t.holds = nil, 0, map[uint32]*storev1.Holds{}
 	corrupt := 0
 	err := t.store.scan(ctx, t.store.schema.Cluster(t.cluster), rev, func(kvs []*mvccpb.KeyValue) {
 		for _, kv := range kvs {
@@ -348,6 +349,8 @@ func (t *Term) loadValue(kv *mvccpb.KeyValue) bool {
 		}
 		t.synced = v.GetEpoch()
 		t.sight(v.GetEpoch(), 0)
+	case keys.Holds:
+		return t.loadHolds(k, kv.Value)
 	case keys.Slice:
 		s, ok := t.loadSlice(k, kv.Value)
 		// Keys come in the order of their text, in which 10 is before 2.

@@ -51,6 +51,7 @@ const stallTimeout = 3 * time.Second
 var (
 	errOtherStore = errors.New("the store is another one, or went back in time")
 	errStalled    = errors.New("the watch does not advance")
+	errDoubted    = errors.New("a reader holds something else than the store does")
 	errEnded      = errors.New("the watch ended")
 )
 
@@ -85,6 +86,7 @@ type watcher struct {
 	reason  string // why the next list is made
 	failed  bool
 	id      string
+	doubted <-chan struct{} // closed when somebody doubts what was brought since the last list was begun
 	// seen is the revision up to which the sink knows everything.
 	seen atomic.Int64
 }
@@ -107,6 +109,8 @@ func reasonOf(err error) string {
 		return "other-store"
 	case errors.Is(err, errStalled):
 		return "stalled"
+	case errors.Is(err, errDoubted):
+		return "drift"
 	}
 	return "lost"
 }
@@ -148,6 +152,7 @@ func (w *watcher) list(ctx context.Context) error {
 		w.seen.Store(0)
 	}
 	w.store.metrics.relists.WithLabelValues(w.reason).Inc()
+	w.doubted = w.store.doubts.wait()
 	w.to.Begin(id)
 	root := w.store.schema.Root()
 	err = w.store.scan(ctx, root, rev, func(kvs []*mvccpb.KeyValue) {
@@ -182,8 +187,13 @@ func (w *watcher) identify(ctx context.Context) (string, int64, error) {
 
 // scan reads a prefix at one revision, page by page.
 func (s *Store) scan(ctx context.Context, prefix string, rev int64, page func([]*mvccpb.KeyValue), opts ...clientv3.OpOption) error {
+	return s.scanPages(ctx, prefix, rev, listPage, page, opts...)
+}
+
+// scanPages is scan with so many keys to a page.
+func (s *Store) scanPages(ctx context.Context, prefix string, rev int64, size int64, page func([]*mvccpb.KeyValue), opts ...clientv3.OpOption) error {
 	end := clientv3.GetPrefixRangeEnd(prefix)
-	opts = append(opts, clientv3.WithRange(end), clientv3.WithRev(rev), clientv3.WithLimit(listPage))
+	opts = append(opts, clientv3.WithRange(end), clientv3.WithRev(rev), clientv3.WithLimit(size))
 	for from := prefix; ; {
 		rctx, cancel := context.WithTimeout(ctx, pageTimeout)
 		resp, err := s.client.Get(rctx, from, opts...)
@@ -280,7 +290,7 @@ func (w *watcher) keep(entries []Entry, kv *mvccpb.KeyValue, deleted bool) []Ent
 
 // guard asks the store about once a second, beside the watch, and ends the watch where it
 // could wait for ever: on a server that is silent, or in front of a store that was wiped and
-// counts its revisions from the beginning.
+// counts its revisions from the beginning. It also ends one that is doubted.
 func (w *watcher) guard(ctx context.Context, end context.CancelCauseFunc) {
 	tick := time.NewTicker(probeInterval)
 	defer tick.Stop()
@@ -289,6 +299,9 @@ func (w *watcher) guard(ctx context.Context, end context.CancelCauseFunc) {
 	for {
 		select {
 		case <-ctx.Done():
+			return
+		case <-w.doubted:
+			end(errDoubted)
 			return
 		case <-tick.C:
 		}

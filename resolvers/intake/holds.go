@@ -88,8 +88,12 @@ func (i *Intake) release(r *registry, mark func(guard.Changes)) {
 	}
 }
 
-// answer tells those who asked for a release that it is done and handed on.
+// answer tells those who asked for a release, or gave a Baseline, that it is done and handed on.
 func (i *Intake) answer() {
+	for _, a := range i.adopted {
+		close(a.done)
+	}
+	i.adopted = nil
 	for _, r := range i.asked {
 		close(r.done)
 	}

@@ -11,8 +11,9 @@
 // Strategies that registries state for a service are told in the registry's status. Of several in
 // one registry, that of the source that is first by name counts, and the others are set aside.
 //
-// It is not a store and keeps nothing across restarts. It does not know clusters other than
-// its own, nor who may call what. Run starts one goroutine per registry, joins them all before
+// It is not a store and keeps nothing across restarts: what was believed before it is given by Adopt,
+// and Believed gives it to whoever keeps it. It does not know clusters other than its own, nor who may
+// call what. Run starts one goroutine per registry, joins them all before
 // it returns, and does everything else in its own.
 package intake
 
@@ -80,9 +81,11 @@ type Intake struct {
 	// do which there shall be; Holds and Status read.
 	mu         sync.Mutex
 	registries []*registry // in the order in which they are believed
+	adoptions  []*adoption // that wait
 	// confirmed is when all registries had been confirmed, nil before that.
 	confirmed atomic.Pointer[time.Time]
 	held      atomic.Int64
+	moves     atomic.Uint64
 
 	// The rest belongs to the loop.
 
@@ -93,6 +96,8 @@ type Intake struct {
 	settled settled
 	// asked are the releases to be done in the next pass.
 	asked []*release
+	// adopted are the Baselines that were taken in and not handed on yet.
+	adopted []*adoption
 }
 
 // Change is what is new since the Change before. Its receiver must not write into it.

@@ -125,15 +125,29 @@ func begin(t *testing.T, registries ...Registry) *bench {
 // deciding is begin with somebody who decides on removals.
 func deciding(t *testing.T, verdict func(time.Time) func(catalog.ID) guard.Word, registries ...Registry) *bench {
 	t.Helper()
+	b := prepare(t, verdict, registries...)
+	b.run(t)
+	return b
+}
+
+// prepare is deciding without a Run.
+func prepare(t *testing.T, verdict func(time.Time) func(catalog.ID) guard.Word, registries ...Registry) *bench {
+	t.Helper()
 	b := &bench{metrics: prometheus.NewRegistry(), lists: map[catalog.Name]List{}}
 	in, err := New(Config{Cluster: "east", Registries: registries, Open: true}, Deps{Log: testkit.Quiet(), Metrics: NewMetrics(b.metrics), Verdict: verdict})
 	if err != nil {
 		t.Fatal(err)
 	}
 	b.Intake = in
+	return b
+}
+
+// run lets it run until the test ends.
+func (b *bench) run(t *testing.T) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
-	go func() { done <- in.Run(ctx, b.changed) }()
+	go func() { done <- b.Run(ctx, b.changed) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; !errors.Is(err, context.Canceled) {
@@ -141,7 +155,6 @@ func deciding(t *testing.T, verdict func(time.Time) func(catalog.ID) guard.Word,
 		}
 	})
 	synctest.Wait()
-	return b
 }
 
 func (b *bench) changed(ch Change) {

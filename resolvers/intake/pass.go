@@ -16,8 +16,14 @@ func (i *Intake) pass(now time.Time) (Change, bool) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	dirty := guard.Changes{}
-	for _, r := range i.registries {
-		i.read(r, now, dirty)
+	i.adopt(now, dirty)
+	// Those that nobody reads here come last: what the others list says what may go of theirs.
+	for _, unread := range []bool{false, true} {
+		for _, r := range i.registries {
+			if r.unread == unread {
+				i.read(r, now, dirty)
+			}
+		}
 	}
 	ch := Change{Complete: i.standing(), Services: map[catalog.Name]List{}}
 	for n, ids := range dirty {
@@ -68,8 +74,8 @@ func (i *Intake) read(r *registry, now time.Time, dirty guard.Changes) {
 		ours, unusable := r.translate(u)
 		mark(r.guard.Apply(now, ours, unusable...))
 	}
-	if r.stopped() && !r.emptied {
-		ours, _ := r.translate(catalog.Update{Full: true})
+	if r.stopped() && !r.emptied && !(r.unread && i.awaited()) {
+		ours, _ := r.translate(catalog.Update{Full: true, Explicit: r.dropped})
 		mark(r.guard.Apply(now, ours))
 		r.emptied = true
 	}
@@ -86,6 +92,9 @@ func (i *Intake) read(r *registry, now time.Time, dirty guard.Changes) {
 	}
 	r.settleStrategies()
 	i.tellHolds(r, heldBefore)
+	if r.counted != r.guard.Removals() {
+		i.moves.Add(1)
+	}
 	r.metrics.removed(&r.counted, r.guard.Removals())
 }
 

@@ -42,7 +42,7 @@ func (i *Intake) Add(cfg Registry) error {
 	}
 	if at >= 0 {
 		i.registries[at].cfg = cfg
-		i.registries[at].emptied = false
+		i.registries[at].emptied, i.registries[at].dropped, i.registries[at].unread = false, false, false
 	} else {
 		r := newRegistry(i, cfg, added)
 		to, _ := slices.BinarySearchFunc(i.registries, r, believedFirst)
@@ -70,16 +70,33 @@ func (i *Intake) Retire(name string) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	for _, r := range i.registries {
-		if r.name != name || r.retired() {
-			continue
+		if r.name == name && !r.retired() {
+			i.retire(r)
+			i.log.Info("registry is retired", "registry", name)
 		}
-		r.cfg.Resolver = nil
-		if r.running != nil {
-			r.running.obsolete = true
-		}
-		i.log.Info("registry is retired", "registry", name)
-		i.signal()
 	}
+}
+
+// Drop is Retire by a person's word: what it listed, and what the guard holds of that, goes at once,
+// as an explicit removal does.
+func (i *Intake) Drop(name string) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	for _, r := range i.registries {
+		if r.name == name {
+			r.dropped, r.emptied, r.unread = true, false, false
+			i.retire(r)
+			i.log.Info("registry is dropped", "registry", name)
+		}
+	}
+}
+
+func (i *Intake) retire(r *registry) {
+	r.cfg.Resolver = nil
+	if r.running != nil {
+		r.running.obsolete = true
+	}
+	i.signal()
 }
 
 func (i *Intake) signal() {
@@ -93,6 +110,12 @@ func (r *registry) retired() bool { return r.cfg.Resolver == nil }
 
 // stopped reports whether the registry is retired and its resolver says no more.
 func (r *registry) stopped() bool { return r.retired() && r.running == nil }
+
+// awaited reports whether some registry that is read here was not read completely yet. The caller
+// holds i.mu.
+func (i *Intake) awaited() bool {
+	return slices.ContainsFunc(i.registries, func(r *registry) bool { return !r.retired() && !r.guard.Complete() })
+}
 
 // standing reports whether there is a registry that is not retired.
 func (i *Intake) standing() bool {

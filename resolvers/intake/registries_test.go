@@ -364,3 +364,43 @@ func TestMapIsTheRegistrysPartOfTranslating(t *testing.T) {
 		t.Errorf("a source of which nothing is taken is %+v", b)
 	}
 }
+
+// What is dropped by a person's word goes at once, however much it is; its name may come again.
+func TestADroppedRegistryGoesAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		one, other := newSaid(), newSaid()
+		b := begin(t, Registry{Name: "m", Resolver: one}, Registry{Name: "n", Resolver: other})
+		one.publish(update("cart: " + instances(9)))
+		other.publish(update("pay: 1"))
+		one.publish(update())
+		if b.Held() != 9 {
+			t.Fatalf("%d are held", b.Held())
+		}
+		b.Drop("m")
+		b.Drop("nobody")
+		synctest.Wait()
+		if len(b.cart()) != 0 || b.Held() != 0 || len(b.last().Registries) != 1 {
+			t.Errorf("%d are listed, %d are held, the registries %+v", len(b.cart()), b.Held(), b.last().Registries)
+		}
+		again := newSaid()
+		if err := b.Add(Registry{Name: "m", Resolver: again}); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		again.publish(update("cart: " + instances(9)))
+		again.publish(update())
+		if b.Held() != 9 {
+			t.Errorf("of one that came again %d are held", b.Held())
+		}
+		b.Retire("m")
+		synctest.Wait()
+		if b.Held() != 9 {
+			t.Errorf("of one that is retired %d are held", b.Held())
+		}
+		b.Drop("m")
+		synctest.Wait()
+		if b.Held() != 0 || len(b.last().Registries) != 1 {
+			t.Errorf("retired and dropped, %d are held: %+v", b.Held(), b.last().Registries)
+		}
+	})
+}

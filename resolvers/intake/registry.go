@@ -25,6 +25,8 @@ type registry struct {
 	cfg     Registry // its Resolver is the one that shall run: none where it is retired
 	guard   *guard.Registry
 	emptied bool     // what it listed was taken back, since it was retired
+	dropped bool     // it was retired by a person's word
+	unread  bool     // it was adopted only: what it listed stays until the others were read
 	running *running // its resolver under way, which may be one that shall no more run
 	heard   inbox.Heard
 	asides  asides

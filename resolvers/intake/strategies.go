@@ -21,7 +21,8 @@ const contradicted = "\x00strategies"
 //
 // As a list of instances does, a strategy that is absent from a read may be missing by mistake: a
 // service that is local-only must not leave its cluster because its registry was read empty. So
-// one that nobody took back on purpose is kept while the guard holds anything of the registry.
+// one that nobody took back on purpose is kept while the guard holds anything of the registry, and
+// what was in force before this process until the registry was read.
 type strategies struct {
 	// sources are those that state any.
 	sources map[string][]statement
@@ -79,6 +80,19 @@ func (s *strategies) forget(source string, explicit bool) {
 	delete(s.sources, source)
 }
 
+// inherit keeps what was in force before anything was read, until it is known what the registry
+// states.
+func (s *strategies) inherit(before map[catalog.Name]string) {
+	if len(before) == 0 {
+		return
+	}
+	if s.kept == nil {
+		s.kept = map[catalog.Name]string{}
+	}
+	maps.Copy(s.kept, before)
+	s.merge()
+}
+
 // add notes that a source lists a service, and states a strategy for it where kind is not empty.
 func (s *strategies) add(source string, n catalog.Name, kind string) {
 	delete(s.lost, n)
@@ -122,7 +136,7 @@ func (s *strategies) end() {
 // not count.
 func (r *registry) settleStrategies() {
 	s := &r.stated
-	if len(s.kept) > 0 && r.guard.Counts().Held == 0 {
+	if len(s.kept) > 0 && r.guard.Counts().Held == 0 && r.guard.Complete() {
 		clear(s.kept)
 		s.merge()
 	}

@@ -21,6 +21,7 @@ type captured struct{ resolver resolvers.Resolver }
 
 func (c *captured) Add(r intake.Registry) error { c.resolver = r.Resolver; return nil }
 func (c *captured) Retire(string)               {}
+func (c *captured) Drop(string)                 {}
 
 func (c *captured) Status() []catalog.RegistryStatus { return nil }
 

@@ -124,10 +124,7 @@ func (c *Cluster) overdue(k *link, now time.Time) bool {
 // since this process began, that is what the store holds.
 func (c *Cluster) retire(k *link, now time.Time) {
 	c.log.Info("link is retired: no agent names it any more", "link", k.name, "reporter", k.last)
-	delete(c.links, k.name)
-	if len(c.gone) < maxLinks {
-		c.gone[k.name] = goneLink{reporter: k.last, at: now}
-	}
+	c.remove(k, now)
 	if k.out != nil && !k.published {
 		if held := c.deps.Stored(k.name); len(held) > 0 {
 			k.out.Publish(catalog.Update{Full: true, Snapshots: []catalog.Snapshot{{Instances: held}}})
@@ -136,6 +133,14 @@ func (c *Cluster) retire(k *link, now time.Time) {
 	k.fail("no agent names it any more: what it listed is taken back")
 	c.deps.Registries.Retire(k.name)
 	c.deps.Reported()
+}
+
+// remove takes k out of the links, and remembers who reported it. The caller holds mu.
+func (c *Cluster) remove(k *link, now time.Time) {
+	delete(c.links, k.name)
+	if len(c.gone) < maxLinks {
+		c.gone[k.name] = goneLink{reporter: k.last, at: now}
+	}
 }
 
 // wrong says what keeps a link from being read, in words that change only when it does; empty

@@ -48,6 +48,7 @@ const (
 type Registries interface {
 	Add(intake.Registry) error
 	Retire(name string)
+	Drop(name string)
 	// Status names the registries there are, and those retired of which something is held.
 	Status() []catalog.RegistryStatus
 }
@@ -172,7 +173,7 @@ func (c *Cluster) Adopt(now time.Time, known []Known) {
 	// What was retired here stays so, while what it listed is held.
 	going := map[string]struct{}{}
 	for _, r := range c.deps.Registries.Status() {
-		if c.links[r.Name] == nil {
+		if _, was := c.gone[r.Name]; was && c.links[r.Name] == nil {
 			going[r.Name] = struct{}{}
 		}
 	}

@@ -15,6 +15,7 @@ import (
 	catalogv1 "github.com/farcall/farcall/api/farcall/catalog/v1"
 	feedv1 "github.com/farcall/farcall/api/farcall/feed/v1"
 	"github.com/farcall/farcall/internal/testkit"
+	"github.com/farcall/farcall/resolvers/intake"
 )
 
 // One of those who hear a link reports it; when it goes, another does, and nobody sees less
@@ -142,8 +143,8 @@ func TestErrorsAreToldOnce(t *testing.T) {
 		w.wantStatus("it is gone", "m FAILED: no agent reports it; node-3 did last")
 		w.wants("what it said stays", "x@m")
 
-		b := join(t, w.c, "node-5", "m")
-		b.change(func() { b.links["m"].failure = "consul: 403 Forbidden" })
+		b := join(t, w.c, "node-5") // which names the link no sooner than with its failure
+		b.change(func() { b.links["m"] = &hears{complete: true, failure: "consul: 403 Forbidden"} })
 		pass(time.Second)
 		w.wantStatus("somebody hears it and cannot read", "m FAILED: node-5: consul: 403 Forbidden")
 		w.wants("what stood stays", "x@m")
@@ -319,6 +320,29 @@ func TestGuardJudgesLinks(t *testing.T) {
 		a.stop()
 		pass(time.Second)
 		w.wantStatus("a new reporter", "m OK 9 held")
+	})
+}
+
+// A registry that was read otherwise before is a link as soon as the store has it as one.
+func TestAdoptionOfWhatWasNoLinkBefore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.known = []Known{{Name: "m", Reporter: "node-a"}}
+		w.c.Adopt(time.Now(), w.known)
+		w.in.Adopt(intake.Baseline{Registries: map[string]intake.Before{"n": {Instances: stored("n", 2)}}})
+		w.start()
+		w.wantStatus("at first", "m PENDING; n FAILED: it is not read here: what it listed is taken back")
+		w.mu.Lock()
+		w.known = append(w.known, Known{Name: "n", Reporter: "node-b"})
+		w.mu.Unlock()
+		pass(5 * time.Second)
+		w.wantStatus("the owner has it as a link", "m FAILED: no agent reports it; node-a did last; n FAILED: no agent reports it; node-b did last")
+		join(t, w.c, "node-a", "m").lists("m", "x")
+		w.watch()
+		pass(time.Second)
+		if n := w.fewest(); n != 3 {
+			t.Errorf("%d are listed, want what the link listed and one more", n)
+		}
 	})
 }
 

@@ -1101,7 +1101,8 @@ func (x *ListCordonsResponse) GetRevision() uint64 {
 	return 0
 }
 
-// Hold is an instance that is listed although its registry no longer states it.
+// Hold is an instance that is listed although its registry no longer states it. Where service and id
+// are empty it is all that a registry lists, or all of a cluster where registry is empty, too.
 type Hold struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Cluster   string                 `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
@@ -1111,9 +1112,10 @@ type Hold struct {
 	// As the registry spells it.
 	Id    string                 `protobuf:"bytes,5,opt,name=id,proto3" json:"id,omitempty"`
 	Since *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=since,proto3" json:"since,omitempty"`
-	// When it ends by itself.
+	// When it ends by itself; unset where it never does.
 	Until *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=until,proto3" json:"until,omitempty"`
-	// Why it is held, as a word: burst, catalogue, reset.
+	// Why it is held, as a word: burst, catalogue, reset; of a registry that agents report and none
+	// does any more, unreported; of a cluster that no synchronizer is configured for, unconfigured.
 	Reason string `protobuf:"bytes,8,opt,name=reason,proto3" json:"reason,omitempty"`
 	// The same in words.
 	Detail        string `protobuf:"bytes,9,opt,name=detail,proto3" json:"detail,omitempty"`
@@ -1505,13 +1507,18 @@ func (x *ReleaseHoldRequest) GetHere() bool {
 
 type ReleaseHoldResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// How many holds ended at the cluster's owner.
+	// How many holds ended at the cluster's owner; where deleted is set, how many instances went with it.
 	Released uint64 `protobuf:"varint,1,opt,name=released,proto3" json:"released,omitempty"`
-	// The owner that did it; empty where the one asked with here is not the owner.
+	// The replica that did it: the owner, or, where deleted is set, the one asked. Empty where the one
+	// asked with here is not the owner.
 	Owner string `protobuf:"bytes,2,opt,name=owner,proto3" json:"owner,omitempty"`
 	// Replicas that read the cluster too and could not be told: each would hold on for itself if it
 	// took the cluster over.
-	Warnings      []string `protobuf:"bytes,3,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	Warnings []string `protobuf:"bytes,3,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	// The cluster was one that no synchronizer is configured for, and is deleted.
+	Deleted bool `protobuf:"varint,4,opt,name=deleted,proto3" json:"deleted,omitempty"`
+	// The links that no agent reports any more and that were let go.
+	Links         []string `protobuf:"bytes,5,rep,name=links,proto3" json:"links,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1563,6 +1570,20 @@ func (x *ReleaseHoldResponse) GetOwner() string {
 func (x *ReleaseHoldResponse) GetWarnings() []string {
 	if x != nil {
 		return x.Warnings
+	}
+	return nil
+}
+
+func (x *ReleaseHoldResponse) GetDeleted() bool {
+	if x != nil {
+		return x.Deleted
+	}
+	return false
+}
+
+func (x *ReleaseHoldResponse) GetLinks() []string {
+	if x != nil {
+		return x.Links
 	}
 	return nil
 }
@@ -2450,8 +2471,11 @@ type AgentStatus struct {
 	// The revision of policies and cordons that it last said it has applied whole; 0 where it is not
 	// connected here.
 	PolicyRevision uint64 `protobuf:"varint,4,opt,name=policy_revision,json=policyRevision,proto3" json:"policy_revision,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// How often, since it started, what it holds was found to differ from what it was sent, so that it
+	// was sent everything again; 0 where it is not connected here.
+	Drifts        uint64 `protobuf:"varint,5,opt,name=drifts,proto3" json:"drifts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *AgentStatus) Reset() {
@@ -2508,6 +2532,13 @@ func (x *AgentStatus) GetAppliedRevision() int64 {
 func (x *AgentStatus) GetPolicyRevision() uint64 {
 	if x != nil {
 		return x.PolicyRevision
+	}
+	return 0
+}
+
+func (x *AgentStatus) GetDrifts() uint64 {
+	if x != nil {
+		return x.Drifts
 	}
 	return 0
 }
@@ -3156,11 +3187,13 @@ const file_farcall_admin_v1_admin_proto_rawDesc = "" +
 	"\tnamespace\x18\x03 \x01(\tR\tnamespace\x12\x18\n" +
 	"\aservice\x18\x04 \x01(\tR\aservice\x12\x1a\n" +
 	"\binstance\x18\x05 \x01(\tR\binstance\x12\x12\n" +
-	"\x04here\x18\x06 \x01(\bR\x04here\"c\n" +
+	"\x04here\x18\x06 \x01(\bR\x04here\"\x93\x01\n" +
 	"\x13ReleaseHoldResponse\x12\x1a\n" +
 	"\breleased\x18\x01 \x01(\x04R\breleased\x12\x14\n" +
 	"\x05owner\x18\x02 \x01(\tR\x05owner\x12\x1a\n" +
-	"\bwarnings\x18\x03 \x03(\tR\bwarnings\"\x8e\x01\n" +
+	"\bwarnings\x18\x03 \x03(\tR\bwarnings\x12\x18\n" +
+	"\adeleted\x18\x04 \x01(\bR\adeleted\x12\x14\n" +
+	"\x05links\x18\x05 \x03(\tR\x05links\"\x8e\x01\n" +
 	"\rClusterStatus\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x126\n" +
 	"\x05state\x18\x02 \x01(\x0e2 .farcall.catalog.v1.ClusterStateR\x05state\x12+\n" +
@@ -3236,12 +3269,13 @@ const file_farcall_admin_v1_admin_proto_rawDesc = "" +
 	"\x11ListAgentsRequest\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\"K\n" +
 	"\x12ListAgentsResponse\x125\n" +
-	"\x06agents\x18\x01 \x03(\v2\x1d.farcall.admin.v1.AgentStatusR\x06agents\"\xb0\x01\n" +
+	"\x06agents\x18\x01 \x03(\v2\x1d.farcall.admin.v1.AgentStatusR\x06agents\"\xc8\x01\n" +
 	"\vAgentStatus\x12/\n" +
 	"\x05agent\x18\x01 \x01(\v2\x19.farcall.catalog.v1.AgentR\x05agent\x12\x1c\n" +
 	"\tconnected\x18\x02 \x01(\bR\tconnected\x12)\n" +
 	"\x10applied_revision\x18\x03 \x01(\x03R\x0fappliedRevision\x12'\n" +
-	"\x0fpolicy_revision\x18\x04 \x01(\x04R\x0epolicyRevision\"\xed\x01\n" +
+	"\x0fpolicy_revision\x18\x04 \x01(\x04R\x0epolicyRevision\x12\x16\n" +
+	"\x06drifts\x18\x05 \x01(\x04R\x06drifts\"\xed\x01\n" +
 	"\x0eExplainRequest\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +

@@ -71,7 +71,9 @@ type AdminClient interface {
 	// ListHolds lists the removals that a registry seems to have made and that are not believed yet.
 	// Each cluster's are told by the replica that owns it, whichever is asked.
 	ListHolds(ctx context.Context, in *ListHoldsRequest, opts ...grpc.CallOption) (*ListHoldsResponse, error)
-	// ReleaseHold ends holds of one cluster: what they held is gone. NOT_FOUND where nothing that is
+	// ReleaseHold ends holds of one cluster: what they held is gone. A cluster that no synchronizer is
+	// configured for is deleted as a whole where nothing of it is named; where one is configured for it
+	// by then, nothing is deleted (FAILED_PRECONDITION). NOT_FOUND where nothing that is
 	// held was named; UNAVAILABLE where the cluster's owner did not say that it did it.
 	ReleaseHold(ctx context.Context, in *ReleaseHoldRequest, opts ...grpc.CallOption) (*ReleaseHoldResponse, error)
 }
@@ -276,7 +278,9 @@ type AdminServer interface {
 	// ListHolds lists the removals that a registry seems to have made and that are not believed yet.
 	// Each cluster's are told by the replica that owns it, whichever is asked.
 	ListHolds(context.Context, *ListHoldsRequest) (*ListHoldsResponse, error)
-	// ReleaseHold ends holds of one cluster: what they held is gone. NOT_FOUND where nothing that is
+	// ReleaseHold ends holds of one cluster: what they held is gone. A cluster that no synchronizer is
+	// configured for is deleted as a whole where nothing of it is named; where one is configured for it
+	// by then, nothing is deleted (FAILED_PRECONDITION). NOT_FOUND where nothing that is
 	// held was named; UNAVAILABLE where the cluster's owner did not say that it did it.
 	ReleaseHold(context.Context, *ReleaseHoldRequest) (*ReleaseHoldResponse, error)
 	mustEmbedUnimplementedAdminServer()

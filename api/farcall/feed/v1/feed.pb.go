@@ -14,6 +14,7 @@ import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -329,8 +330,11 @@ type WatchRequest struct {
 	Cluster    string `protobuf:"bytes,2,opt,name=cluster,proto3" json:"cluster,omitempty"`
 	Node       string `protobuf:"bytes,3,opt,name=node,proto3" json:"node,omitempty"`
 	// What the reader has; empty and 0 when it has nothing.
-	StoreId       string `protobuf:"bytes,4,opt,name=store_id,json=storeId,proto3" json:"store_id,omitempty"`
-	Revision      int64  `protobuf:"varint,5,opt,name=revision,proto3" json:"revision,omitempty"`
+	StoreId  string `protobuf:"bytes,4,opt,name=store_id,json=storeId,proto3" json:"store_id,omitempty"`
+	Revision int64  `protobuf:"varint,5,opt,name=revision,proto3" json:"revision,omitempty"`
+	// What the reader holds at revision. One that says it is continued though the changes in between are
+	// not held any more: see WatchResponse.digest. Unset where it cannot say.
+	Digest        *Digest `protobuf:"bytes,6,opt,name=digest,proto3" json:"digest,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -400,6 +404,67 @@ func (x *WatchRequest) GetRevision() int64 {
 	return 0
 }
 
+func (x *WatchRequest) GetDigest() *Digest {
+	if x != nil {
+		return x.Digest
+	}
+	return nil
+}
+
+// Digest stands for all that a reader holds at one revision of one store. It is what two readers of
+// the same store compare instead of everything. A part is a cluster, by its name, or "policies and
+// cordons", and what stands for it is the sum, modulo 2^64, of one number for each of its keys that
+// the store holds: the first eight bytes, big endian, of the SHA-256 of the key, a zero byte, and the
+// key's revision in the store, eight bytes, big endian. A part whose sum is 0 is left out.
+//
+// A cluster's keys are its meta, its marker, its slices and its agents' records. A key whose value
+// the reader does not believe counts with the revision at which it saw it; a value that it keeps
+// although the store holds the key no more does not count. Heartbeats, owners, the store's id and
+// keys of a kind that is not named here do not count either.
+type Digest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Parts         map[string]uint64      `protobuf:"bytes,1,rep,name=parts,proto3" json:"parts,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"fixed64,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Digest) Reset() {
+	*x = Digest{}
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Digest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Digest) ProtoMessage() {}
+
+func (x *Digest) ProtoReflect() protoreflect.Message {
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Digest.ProtoReflect.Descriptor instead.
+func (*Digest) Descriptor() ([]byte, []int) {
+	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Digest) GetParts() map[string]uint64 {
+	if x != nil {
+		return x.Parts
+	}
+	return nil
+}
+
 type WatchResponse struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	StoreId string                 `protobuf:"bytes,1,opt,name=store_id,json=storeId,proto3" json:"store_id,omitempty"`
@@ -410,14 +475,22 @@ type WatchResponse struct {
 	SnapshotEnd   bool     `protobuf:"varint,4,opt,name=snapshot_end,json=snapshotEnd,proto3" json:"snapshot_end,omitempty"`
 	Entries       []*Entry `protobuf:"bytes,5,rep,name=entries,proto3" json:"entries,omitempty"`
 	// Set on the first message of a stream: the federation the keys belong to.
-	Federation    string `protobuf:"bytes,6,opt,name=federation,proto3" json:"federation,omitempty"`
+	Federation string `protobuf:"bytes,6,opt,name=federation,proto3" json:"federation,omitempty"`
+	// On the first message of a snapshot that is sent because the reader held something else than
+	// it was sent before: the parts of its digest that differed, or "revision" where it did not come
+	// to the revision that it was sent.
+	Drifted []string `protobuf:"bytes,7,rep,name=drifted,proto3" json:"drifted,omitempty"`
+	// What the reader holds once it has applied this message and those before it. It was sent what is
+	// younger than what it had, and not what was deleted since: where it holds something else, it asks
+	// again as one that has nothing, and is sent a snapshot.
+	Digest        *Digest `protobuf:"bytes,8,opt,name=digest,proto3" json:"digest,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[5]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -429,7 +502,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[5]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -442,7 +515,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{5}
+	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *WatchResponse) GetStoreId() string {
@@ -487,6 +560,20 @@ func (x *WatchResponse) GetFederation() string {
 	return ""
 }
 
+func (x *WatchResponse) GetDrifted() []string {
+	if x != nil {
+		return x.Drifted
+	}
+	return nil
+}
+
+func (x *WatchResponse) GetDigest() *Digest {
+	if x != nil {
+		return x.Digest
+	}
+	return nil
+}
+
 // Entry is one key of the store, passed on as it is.
 type Entry struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -501,7 +588,7 @@ type Entry struct {
 
 func (x *Entry) Reset() {
 	*x = Entry{}
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[6]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -513,7 +600,7 @@ func (x *Entry) String() string {
 func (*Entry) ProtoMessage() {}
 
 func (x *Entry) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[6]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -526,7 +613,7 @@ func (x *Entry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Entry.ProtoReflect.Descriptor instead.
 func (*Entry) Descriptor() ([]byte, []int) {
-	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{6}
+	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Entry) GetKey() string {
@@ -574,14 +661,18 @@ type ReportRequest struct {
 	PoliciesRefused []string `protobuf:"bytes,8,rep,name=policies_refused,json=policiesRefused,proto3" json:"policies_refused,omitempty"`
 	// All that it knows of policies and cordons, as the store's entries, where the feed's revision
 	// of them is lower than its own: the store was wiped, or is of an old backup.
-	Policies      []*Entry `protobuf:"bytes,9,rep,name=policies,proto3" json:"policies,omitempty"`
+	Policies []*Entry `protobuf:"bytes,9,rep,name=policies,proto3" json:"policies,omitempty"`
+	// What it holds at revision. Unset where it cannot say, as during a snapshot.
+	Digest *Digest `protobuf:"bytes,10,opt,name=digest,proto3" json:"digest,omitempty"`
+	// How often it was sent a snapshot because of drift, since it started.
+	Drifts        uint64 `protobuf:"varint,11,opt,name=drifts,proto3" json:"drifts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ReportRequest) Reset() {
 	*x = ReportRequest{}
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[7]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -593,7 +684,7 @@ func (x *ReportRequest) String() string {
 func (*ReportRequest) ProtoMessage() {}
 
 func (x *ReportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[7]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -606,7 +697,7 @@ func (x *ReportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportRequest.ProtoReflect.Descriptor instead.
 func (*ReportRequest) Descriptor() ([]byte, []int) {
-	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{7}
+	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ReportRequest) GetAgent() *v11.Agent {
@@ -672,6 +763,20 @@ func (x *ReportRequest) GetPolicies() []*Entry {
 	return nil
 }
 
+func (x *ReportRequest) GetDigest() *Digest {
+	if x != nil {
+		return x.Digest
+	}
+	return nil
+}
+
+func (x *ReportRequest) GetDrifts() uint64 {
+	if x != nil {
+		return x.Drifts
+	}
+	return 0
+}
+
 type ReportResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -680,7 +785,7 @@ type ReportResponse struct {
 
 func (x *ReportResponse) Reset() {
 	*x = ReportResponse{}
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[8]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -692,7 +797,7 @@ func (x *ReportResponse) String() string {
 func (*ReportResponse) ProtoMessage() {}
 
 func (x *ReportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[8]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -705,7 +810,88 @@ func (x *ReportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportResponse.ProtoReflect.Descriptor instead.
 func (*ReportResponse) Descriptor() ([]byte, []int) {
-	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{8}
+	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{9}
+}
+
+// SavedView is what an agent keeps on its disk of what the feed brought, to start from.
+type SavedView struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Counts the saves of this agent.
+	Generation uint64 `protobuf:"varint,1,opt,name=generation,proto3" json:"generation,omitempty"`
+	// By the clock of the agent's host.
+	Saved *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=saved,proto3" json:"saved,omitempty"`
+	// Whose it is.
+	Cluster string `protobuf:"bytes,3,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	Node    string `protobuf:"bytes,4,opt,name=node,proto3" json:"node,omitempty"`
+	// Everything, in one message. An entry's revision is -1 where the store did not hold it any more.
+	View          *WatchResponse `protobuf:"bytes,5,opt,name=view,proto3" json:"view,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SavedView) Reset() {
+	*x = SavedView{}
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SavedView) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SavedView) ProtoMessage() {}
+
+func (x *SavedView) ProtoReflect() protoreflect.Message {
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SavedView.ProtoReflect.Descriptor instead.
+func (*SavedView) Descriptor() ([]byte, []int) {
+	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *SavedView) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *SavedView) GetSaved() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Saved
+	}
+	return nil
+}
+
+func (x *SavedView) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *SavedView) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *SavedView) GetView() *WatchResponse {
+	if x != nil {
+		return x.View
+	}
+	return nil
 }
 
 type ContributeRequest struct {
@@ -723,7 +909,7 @@ type ContributeRequest struct {
 
 func (x *ContributeRequest) Reset() {
 	*x = ContributeRequest{}
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[9]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -735,7 +921,7 @@ func (x *ContributeRequest) String() string {
 func (*ContributeRequest) ProtoMessage() {}
 
 func (x *ContributeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[9]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -748,7 +934,7 @@ func (x *ContributeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContributeRequest.ProtoReflect.Descriptor instead.
 func (*ContributeRequest) Descriptor() ([]byte, []int) {
-	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{9}
+	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ContributeRequest) GetContributor() *Contributor {
@@ -784,7 +970,7 @@ type Contributor struct {
 
 func (x *Contributor) Reset() {
 	*x = Contributor{}
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[10]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -796,7 +982,7 @@ func (x *Contributor) String() string {
 func (*Contributor) ProtoMessage() {}
 
 func (x *Contributor) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[10]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -809,7 +995,7 @@ func (x *Contributor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Contributor.ProtoReflect.Descriptor instead.
 func (*Contributor) Descriptor() ([]byte, []int) {
-	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{10}
+	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Contributor) GetFederation() string {
@@ -849,7 +1035,7 @@ type Standing struct {
 
 func (x *Standing) Reset() {
 	*x = Standing{}
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[11]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -861,7 +1047,7 @@ func (x *Standing) String() string {
 func (*Standing) ProtoMessage() {}
 
 func (x *Standing) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[11]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -874,7 +1060,7 @@ func (x *Standing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Standing.ProtoReflect.Descriptor instead.
 func (*Standing) Descriptor() ([]byte, []int) {
-	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{11}
+	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Standing) GetLinks() []*Link {
@@ -901,7 +1087,7 @@ type Link struct {
 
 func (x *Link) Reset() {
 	*x = Link{}
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[12]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -913,7 +1099,7 @@ func (x *Link) String() string {
 func (*Link) ProtoMessage() {}
 
 func (x *Link) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[12]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -926,7 +1112,7 @@ func (x *Link) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Link.ProtoReflect.Descriptor instead.
 func (*Link) Descriptor() ([]byte, []int) {
-	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{12}
+	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Link) GetName() string {
@@ -978,7 +1164,7 @@ type Contribution struct {
 
 func (x *Contribution) Reset() {
 	*x = Contribution{}
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[13]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -990,7 +1176,7 @@ func (x *Contribution) String() string {
 func (*Contribution) ProtoMessage() {}
 
 func (x *Contribution) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[13]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1003,7 +1189,7 @@ func (x *Contribution) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Contribution.ProtoReflect.Descriptor instead.
 func (*Contribution) Descriptor() ([]byte, []int) {
-	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{13}
+	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Contribution) GetLink() string {
@@ -1075,7 +1261,7 @@ type Snapshot struct {
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[14]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1087,7 +1273,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[14]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1100,7 +1286,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{14}
+	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Snapshot) GetSource() string {
@@ -1143,7 +1329,7 @@ type ServiceName struct {
 
 func (x *ServiceName) Reset() {
 	*x = ServiceName{}
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[15]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1155,7 +1341,7 @@ func (x *ServiceName) String() string {
 func (*ServiceName) ProtoMessage() {}
 
 func (x *ServiceName) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[15]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1168,7 +1354,7 @@ func (x *ServiceName) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceName.ProtoReflect.Descriptor instead.
 func (*ServiceName) Descriptor() ([]byte, []int) {
-	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{15}
+	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ServiceName) GetNamespace() string {
@@ -1202,7 +1388,7 @@ type SetAside struct {
 
 func (x *SetAside) Reset() {
 	*x = SetAside{}
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[16]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1214,7 +1400,7 @@ func (x *SetAside) String() string {
 func (*SetAside) ProtoMessage() {}
 
 func (x *SetAside) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[16]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1227,7 +1413,7 @@ func (x *SetAside) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetAside.ProtoReflect.Descriptor instead.
 func (*SetAside) Descriptor() ([]byte, []int) {
-	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{16}
+	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *SetAside) GetRecord() string {
@@ -1257,7 +1443,7 @@ type ContributeResponse struct {
 
 func (x *ContributeResponse) Reset() {
 	*x = ContributeResponse{}
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[17]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1269,7 +1455,7 @@ func (x *ContributeResponse) String() string {
 func (*ContributeResponse) ProtoMessage() {}
 
 func (x *ContributeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[17]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1282,7 +1468,7 @@ func (x *ContributeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContributeResponse.ProtoReflect.Descriptor instead.
 func (*ContributeResponse) Descriptor() ([]byte, []int) {
-	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{17}
+	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ContributeResponse) GetGrants() []*Grant {
@@ -1309,7 +1495,7 @@ type Grant struct {
 
 func (x *Grant) Reset() {
 	*x = Grant{}
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[18]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1321,7 +1507,7 @@ func (x *Grant) String() string {
 func (*Grant) ProtoMessage() {}
 
 func (x *Grant) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[18]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1334,7 +1520,7 @@ func (x *Grant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Grant.ProtoReflect.Descriptor instead.
 func (*Grant) Descriptor() ([]byte, []int) {
-	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{18}
+	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Grant) GetLink() string {
@@ -1355,7 +1541,7 @@ var File_farcall_feed_v1_feed_proto protoreflect.FileDescriptor
 
 const file_farcall_feed_v1_feed_proto_rawDesc = "" +
 	"\n" +
-	"\x1afarcall/feed/v1/feed.proto\x12\x0ffarcall.feed.v1\x1a\x1cfarcall/admin/v1/admin.proto\x1a farcall/catalog/v1/catalog.proto\x1a\x1egoogle/protobuf/duration.proto\"u\n" +
+	"\x1afarcall/feed/v1/feed.proto\x12\x0ffarcall.feed.v1\x1a\x1cfarcall/admin/v1/admin.proto\x1a farcall/catalog/v1/catalog.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"u\n" +
 	"\x0eConsultRequest\x122\n" +
 	"\x05agent\x18\x01 \x01(\v2\x1c.farcall.feed.v1.ContributorR\x05agent\x12/\n" +
 	"\x06answer\x18\x02 \x01(\v2\x17.farcall.feed.v1.AnswerR\x06answer\"H\n" +
@@ -1371,7 +1557,7 @@ const file_farcall_feed_v1_feed_proto_rawDesc = "" +
 	"\aexplain\x18\x02 \x01(\v2!.farcall.admin.v1.ExplainResponseH\x00R\aexplain\x12C\n" +
 	"\apreview\x18\x03 \x01(\v2'.farcall.admin.v1.PreviewPolicyResponseH\x00R\apreview\x12\x1a\n" +
 	"\arefused\x18\x04 \x01(\fH\x00R\arefusedB\x06\n" +
-	"\x04what\"\x93\x01\n" +
+	"\x04what\"\xc4\x01\n" +
 	"\fWatchRequest\x12\x1e\n" +
 	"\n" +
 	"federation\x18\x01 \x01(\tR\n" +
@@ -1379,7 +1565,14 @@ const file_farcall_feed_v1_feed_proto_rawDesc = "" +
 	"\acluster\x18\x02 \x01(\tR\acluster\x12\x12\n" +
 	"\x04node\x18\x03 \x01(\tR\x04node\x12\x19\n" +
 	"\bstore_id\x18\x04 \x01(\tR\astoreId\x12\x1a\n" +
-	"\brevision\x18\x05 \x01(\x03R\brevision\"\xe2\x01\n" +
+	"\brevision\x18\x05 \x01(\x03R\brevision\x12/\n" +
+	"\x06digest\x18\x06 \x01(\v2\x17.farcall.feed.v1.DigestR\x06digest\"|\n" +
+	"\x06Digest\x128\n" +
+	"\x05parts\x18\x01 \x03(\v2\".farcall.feed.v1.Digest.PartsEntryR\x05parts\x1a8\n" +
+	"\n" +
+	"PartsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x06R\x05value:\x028\x01\"\xad\x02\n" +
 	"\rWatchResponse\x12\x19\n" +
 	"\bstore_id\x18\x01 \x01(\tR\astoreId\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x03R\brevision\x12%\n" +
@@ -1388,12 +1581,14 @@ const file_farcall_feed_v1_feed_proto_rawDesc = "" +
 	"\aentries\x18\x05 \x03(\v2\x16.farcall.feed.v1.EntryR\aentries\x12\x1e\n" +
 	"\n" +
 	"federation\x18\x06 \x01(\tR\n" +
-	"federation\"e\n" +
+	"federation\x12\x18\n" +
+	"\adrifted\x18\a \x03(\tR\adrifted\x12/\n" +
+	"\x06digest\x18\b \x01(\v2\x17.farcall.feed.v1.DigestR\x06digest\"e\n" +
 	"\x05Entry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\fR\x05value\x12\x1a\n" +
 	"\brevision\x18\x03 \x01(\x03R\brevision\x12\x18\n" +
-	"\adeleted\x18\x04 \x01(\bR\adeleted\"\xb8\x03\n" +
+	"\adeleted\x18\x04 \x01(\bR\adeleted\"\x81\x04\n" +
 	"\rReportRequest\x12/\n" +
 	"\x05agent\x18\x01 \x01(\v2\x19.farcall.catalog.v1.AgentR\x05agent\x12B\n" +
 	"\x06epochs\x18\x02 \x03(\v2*.farcall.feed.v1.ReportRequest.EpochsEntryR\x06epochs\x12\x19\n" +
@@ -1405,11 +1600,22 @@ const file_farcall_feed_v1_feed_proto_rawDesc = "" +
 	"federation\x12'\n" +
 	"\x0fpolicy_revision\x18\a \x01(\x04R\x0epolicyRevision\x12)\n" +
 	"\x10policies_refused\x18\b \x03(\tR\x0fpoliciesRefused\x122\n" +
-	"\bpolicies\x18\t \x03(\v2\x16.farcall.feed.v1.EntryR\bpolicies\x1a9\n" +
+	"\bpolicies\x18\t \x03(\v2\x16.farcall.feed.v1.EntryR\bpolicies\x12/\n" +
+	"\x06digest\x18\n" +
+	" \x01(\v2\x17.farcall.feed.v1.DigestR\x06digest\x12\x16\n" +
+	"\x06drifts\x18\v \x01(\x04R\x06drifts\x1a9\n" +
 	"\vEpochsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\x10\n" +
-	"\x0eReportResponse\"\xcd\x01\n" +
+	"\x0eReportResponse\"\xbf\x01\n" +
+	"\tSavedView\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x01 \x01(\x04R\n" +
+	"generation\x120\n" +
+	"\x05saved\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05saved\x12\x18\n" +
+	"\acluster\x18\x03 \x01(\tR\acluster\x12\x12\n" +
+	"\x04node\x18\x04 \x01(\tR\x04node\x122\n" +
+	"\x04view\x18\x05 \x01(\v2\x1e.farcall.feed.v1.WatchResponseR\x04view\"\xcd\x01\n" +
 	"\x11ContributeRequest\x12>\n" +
 	"\vcontributor\x18\x01 \x01(\v2\x1c.farcall.feed.v1.ContributorR\vcontributor\x125\n" +
 	"\bstanding\x18\x02 \x01(\v2\x19.farcall.feed.v1.StandingR\bstanding\x12A\n" +
@@ -1474,71 +1680,81 @@ func file_farcall_feed_v1_feed_proto_rawDescGZIP() []byte {
 	return file_farcall_feed_v1_feed_proto_rawDescData
 }
 
-var file_farcall_feed_v1_feed_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_farcall_feed_v1_feed_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_farcall_feed_v1_feed_proto_goTypes = []any{
 	(*ConsultRequest)(nil),           // 0: farcall.feed.v1.ConsultRequest
 	(*ConsultResponse)(nil),          // 1: farcall.feed.v1.ConsultResponse
 	(*Question)(nil),                 // 2: farcall.feed.v1.Question
 	(*Answer)(nil),                   // 3: farcall.feed.v1.Answer
 	(*WatchRequest)(nil),             // 4: farcall.feed.v1.WatchRequest
-	(*WatchResponse)(nil),            // 5: farcall.feed.v1.WatchResponse
-	(*Entry)(nil),                    // 6: farcall.feed.v1.Entry
-	(*ReportRequest)(nil),            // 7: farcall.feed.v1.ReportRequest
-	(*ReportResponse)(nil),           // 8: farcall.feed.v1.ReportResponse
-	(*ContributeRequest)(nil),        // 9: farcall.feed.v1.ContributeRequest
-	(*Contributor)(nil),              // 10: farcall.feed.v1.Contributor
-	(*Standing)(nil),                 // 11: farcall.feed.v1.Standing
-	(*Link)(nil),                     // 12: farcall.feed.v1.Link
-	(*Contribution)(nil),             // 13: farcall.feed.v1.Contribution
-	(*Snapshot)(nil),                 // 14: farcall.feed.v1.Snapshot
-	(*ServiceName)(nil),              // 15: farcall.feed.v1.ServiceName
-	(*SetAside)(nil),                 // 16: farcall.feed.v1.SetAside
-	(*ContributeResponse)(nil),       // 17: farcall.feed.v1.ContributeResponse
-	(*Grant)(nil),                    // 18: farcall.feed.v1.Grant
-	nil,                              // 19: farcall.feed.v1.ReportRequest.EpochsEntry
-	(*v1.ExplainRequest)(nil),        // 20: farcall.admin.v1.ExplainRequest
-	(*v1.PreviewPolicyRequest)(nil),  // 21: farcall.admin.v1.PreviewPolicyRequest
-	(*v1.ExplainResponse)(nil),       // 22: farcall.admin.v1.ExplainResponse
-	(*v1.PreviewPolicyResponse)(nil), // 23: farcall.admin.v1.PreviewPolicyResponse
-	(*v11.Agent)(nil),                // 24: farcall.catalog.v1.Agent
-	(*durationpb.Duration)(nil),      // 25: google.protobuf.Duration
-	(*v11.Instance)(nil),             // 26: farcall.catalog.v1.Instance
+	(*Digest)(nil),                   // 5: farcall.feed.v1.Digest
+	(*WatchResponse)(nil),            // 6: farcall.feed.v1.WatchResponse
+	(*Entry)(nil),                    // 7: farcall.feed.v1.Entry
+	(*ReportRequest)(nil),            // 8: farcall.feed.v1.ReportRequest
+	(*ReportResponse)(nil),           // 9: farcall.feed.v1.ReportResponse
+	(*SavedView)(nil),                // 10: farcall.feed.v1.SavedView
+	(*ContributeRequest)(nil),        // 11: farcall.feed.v1.ContributeRequest
+	(*Contributor)(nil),              // 12: farcall.feed.v1.Contributor
+	(*Standing)(nil),                 // 13: farcall.feed.v1.Standing
+	(*Link)(nil),                     // 14: farcall.feed.v1.Link
+	(*Contribution)(nil),             // 15: farcall.feed.v1.Contribution
+	(*Snapshot)(nil),                 // 16: farcall.feed.v1.Snapshot
+	(*ServiceName)(nil),              // 17: farcall.feed.v1.ServiceName
+	(*SetAside)(nil),                 // 18: farcall.feed.v1.SetAside
+	(*ContributeResponse)(nil),       // 19: farcall.feed.v1.ContributeResponse
+	(*Grant)(nil),                    // 20: farcall.feed.v1.Grant
+	nil,                              // 21: farcall.feed.v1.Digest.PartsEntry
+	nil,                              // 22: farcall.feed.v1.ReportRequest.EpochsEntry
+	(*v1.ExplainRequest)(nil),        // 23: farcall.admin.v1.ExplainRequest
+	(*v1.PreviewPolicyRequest)(nil),  // 24: farcall.admin.v1.PreviewPolicyRequest
+	(*v1.ExplainResponse)(nil),       // 25: farcall.admin.v1.ExplainResponse
+	(*v1.PreviewPolicyResponse)(nil), // 26: farcall.admin.v1.PreviewPolicyResponse
+	(*v11.Agent)(nil),                // 27: farcall.catalog.v1.Agent
+	(*timestamppb.Timestamp)(nil),    // 28: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),      // 29: google.protobuf.Duration
+	(*v11.Instance)(nil),             // 30: farcall.catalog.v1.Instance
 }
 var file_farcall_feed_v1_feed_proto_depIdxs = []int32{
-	10, // 0: farcall.feed.v1.ConsultRequest.agent:type_name -> farcall.feed.v1.Contributor
+	12, // 0: farcall.feed.v1.ConsultRequest.agent:type_name -> farcall.feed.v1.Contributor
 	3,  // 1: farcall.feed.v1.ConsultRequest.answer:type_name -> farcall.feed.v1.Answer
 	2,  // 2: farcall.feed.v1.ConsultResponse.question:type_name -> farcall.feed.v1.Question
-	20, // 3: farcall.feed.v1.Question.explain:type_name -> farcall.admin.v1.ExplainRequest
-	21, // 4: farcall.feed.v1.Question.preview:type_name -> farcall.admin.v1.PreviewPolicyRequest
-	22, // 5: farcall.feed.v1.Answer.explain:type_name -> farcall.admin.v1.ExplainResponse
-	23, // 6: farcall.feed.v1.Answer.preview:type_name -> farcall.admin.v1.PreviewPolicyResponse
-	6,  // 7: farcall.feed.v1.WatchResponse.entries:type_name -> farcall.feed.v1.Entry
-	24, // 8: farcall.feed.v1.ReportRequest.agent:type_name -> farcall.catalog.v1.Agent
-	19, // 9: farcall.feed.v1.ReportRequest.epochs:type_name -> farcall.feed.v1.ReportRequest.EpochsEntry
-	6,  // 10: farcall.feed.v1.ReportRequest.policies:type_name -> farcall.feed.v1.Entry
-	10, // 11: farcall.feed.v1.ContributeRequest.contributor:type_name -> farcall.feed.v1.Contributor
-	11, // 12: farcall.feed.v1.ContributeRequest.standing:type_name -> farcall.feed.v1.Standing
-	13, // 13: farcall.feed.v1.ContributeRequest.contribution:type_name -> farcall.feed.v1.Contribution
-	12, // 14: farcall.feed.v1.Standing.links:type_name -> farcall.feed.v1.Link
-	25, // 15: farcall.feed.v1.Link.age:type_name -> google.protobuf.Duration
-	14, // 16: farcall.feed.v1.Contribution.snapshots:type_name -> farcall.feed.v1.Snapshot
-	15, // 17: farcall.feed.v1.Snapshot.services:type_name -> farcall.feed.v1.ServiceName
-	26, // 18: farcall.feed.v1.Snapshot.instances:type_name -> farcall.catalog.v1.Instance
-	16, // 19: farcall.feed.v1.Snapshot.set_aside:type_name -> farcall.feed.v1.SetAside
-	18, // 20: farcall.feed.v1.ContributeResponse.grants:type_name -> farcall.feed.v1.Grant
-	4,  // 21: farcall.feed.v1.Feed.Watch:input_type -> farcall.feed.v1.WatchRequest
-	7,  // 22: farcall.feed.v1.Feed.Report:input_type -> farcall.feed.v1.ReportRequest
-	9,  // 23: farcall.feed.v1.Feed.Contribute:input_type -> farcall.feed.v1.ContributeRequest
-	0,  // 24: farcall.feed.v1.Feed.Consult:input_type -> farcall.feed.v1.ConsultRequest
-	5,  // 25: farcall.feed.v1.Feed.Watch:output_type -> farcall.feed.v1.WatchResponse
-	8,  // 26: farcall.feed.v1.Feed.Report:output_type -> farcall.feed.v1.ReportResponse
-	17, // 27: farcall.feed.v1.Feed.Contribute:output_type -> farcall.feed.v1.ContributeResponse
-	1,  // 28: farcall.feed.v1.Feed.Consult:output_type -> farcall.feed.v1.ConsultResponse
-	25, // [25:29] is the sub-list for method output_type
-	21, // [21:25] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	23, // 3: farcall.feed.v1.Question.explain:type_name -> farcall.admin.v1.ExplainRequest
+	24, // 4: farcall.feed.v1.Question.preview:type_name -> farcall.admin.v1.PreviewPolicyRequest
+	25, // 5: farcall.feed.v1.Answer.explain:type_name -> farcall.admin.v1.ExplainResponse
+	26, // 6: farcall.feed.v1.Answer.preview:type_name -> farcall.admin.v1.PreviewPolicyResponse
+	5,  // 7: farcall.feed.v1.WatchRequest.digest:type_name -> farcall.feed.v1.Digest
+	21, // 8: farcall.feed.v1.Digest.parts:type_name -> farcall.feed.v1.Digest.PartsEntry
+	7,  // 9: farcall.feed.v1.WatchResponse.entries:type_name -> farcall.feed.v1.Entry
+	5,  // 10: farcall.feed.v1.WatchResponse.digest:type_name -> farcall.feed.v1.Digest
+	27, // 11: farcall.feed.v1.ReportRequest.agent:type_name -> farcall.catalog.v1.Agent
+	22, // 12: farcall.feed.v1.ReportRequest.epochs:type_name -> farcall.feed.v1.ReportRequest.EpochsEntry
+	7,  // 13: farcall.feed.v1.ReportRequest.policies:type_name -> farcall.feed.v1.Entry
+	5,  // 14: farcall.feed.v1.ReportRequest.digest:type_name -> farcall.feed.v1.Digest
+	28, // 15: farcall.feed.v1.SavedView.saved:type_name -> google.protobuf.Timestamp
+	6,  // 16: farcall.feed.v1.SavedView.view:type_name -> farcall.feed.v1.WatchResponse
+	12, // 17: farcall.feed.v1.ContributeRequest.contributor:type_name -> farcall.feed.v1.Contributor
+	13, // 18: farcall.feed.v1.ContributeRequest.standing:type_name -> farcall.feed.v1.Standing
+	15, // 19: farcall.feed.v1.ContributeRequest.contribution:type_name -> farcall.feed.v1.Contribution
+	14, // 20: farcall.feed.v1.Standing.links:type_name -> farcall.feed.v1.Link
+	29, // 21: farcall.feed.v1.Link.age:type_name -> google.protobuf.Duration
+	16, // 22: farcall.feed.v1.Contribution.snapshots:type_name -> farcall.feed.v1.Snapshot
+	17, // 23: farcall.feed.v1.Snapshot.services:type_name -> farcall.feed.v1.ServiceName
+	30, // 24: farcall.feed.v1.Snapshot.instances:type_name -> farcall.catalog.v1.Instance
+	18, // 25: farcall.feed.v1.Snapshot.set_aside:type_name -> farcall.feed.v1.SetAside
+	20, // 26: farcall.feed.v1.ContributeResponse.grants:type_name -> farcall.feed.v1.Grant
+	4,  // 27: farcall.feed.v1.Feed.Watch:input_type -> farcall.feed.v1.WatchRequest
+	8,  // 28: farcall.feed.v1.Feed.Report:input_type -> farcall.feed.v1.ReportRequest
+	11, // 29: farcall.feed.v1.Feed.Contribute:input_type -> farcall.feed.v1.ContributeRequest
+	0,  // 30: farcall.feed.v1.Feed.Consult:input_type -> farcall.feed.v1.ConsultRequest
+	6,  // 31: farcall.feed.v1.Feed.Watch:output_type -> farcall.feed.v1.WatchResponse
+	9,  // 32: farcall.feed.v1.Feed.Report:output_type -> farcall.feed.v1.ReportResponse
+	19, // 33: farcall.feed.v1.Feed.Contribute:output_type -> farcall.feed.v1.ContributeResponse
+	1,  // 34: farcall.feed.v1.Feed.Consult:output_type -> farcall.feed.v1.ConsultResponse
+	31, // [31:35] is the sub-list for method output_type
+	27, // [27:31] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_farcall_feed_v1_feed_proto_init() }
@@ -1561,7 +1777,7 @@ func file_farcall_feed_v1_feed_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_farcall_feed_v1_feed_proto_rawDesc), len(file_farcall_feed_v1_feed_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   20,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

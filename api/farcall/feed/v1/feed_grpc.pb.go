@@ -33,8 +33,10 @@ const (
 type FeedClient interface {
 	// Watch streams the federation's entries: a snapshot, then every change in the store's order.
 	// A reader that names the store and revision it has is continued from there where the
-	// synchronizer still holds the changes in between; otherwise it gets a snapshot.
-	// A reader too slow for the changes is sent a snapshot again.
+	// synchronizer still holds the changes in between, or the reader says what it holds; otherwise it
+	// gets a snapshot. Where many wait for one, the answer is UNAVAILABLE with a google.rpc.RetryInfo.
+	// A reader too slow for the changes is sent a snapshot again, and so is one whose reports say that
+	// it holds something else than it was sent.
 	Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchResponse], error)
 	// Report carries what an agent says of itself. The first message must name the agent.
 	// A second live claimant of (cluster, node) is refused with ALREADY_EXISTS.
@@ -122,8 +124,10 @@ type Feed_ConsultClient = grpc.BidiStreamingClient[ConsultRequest, ConsultRespon
 type FeedServer interface {
 	// Watch streams the federation's entries: a snapshot, then every change in the store's order.
 	// A reader that names the store and revision it has is continued from there where the
-	// synchronizer still holds the changes in between; otherwise it gets a snapshot.
-	// A reader too slow for the changes is sent a snapshot again.
+	// synchronizer still holds the changes in between, or the reader says what it holds; otherwise it
+	// gets a snapshot. Where many wait for one, the answer is UNAVAILABLE with a google.rpc.RetryInfo.
+	// A reader too slow for the changes is sent a snapshot again, and so is one whose reports say that
+	// it holds something else than it was sent.
 	Watch(*WatchRequest, grpc.ServerStreamingServer[WatchResponse]) error
 	// Report carries what an agent says of itself. The first message must name the agent.
 	// A second live claimant of (cluster, node) is refused with ALREADY_EXISTS.

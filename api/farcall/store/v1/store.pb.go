@@ -12,6 +12,7 @@ import (
 	v1 "github.com/farcall/farcall/api/farcall/catalog/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -661,6 +662,377 @@ func (x *Synced) GetEpoch() uint64 {
 	return 0
 }
 
+// Holds is the value of clusters/<cluster>/holds/<part>: removals that the owner holds back, for
+// whoever owns the cluster next to go on holding them. The instances stand in the slices as before.
+// It is written when what is held changes, and once in a while for the time that is left.
+type Holds struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Cluster       string                 `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	Part          uint32                 `protobuf:"varint,2,opt,name=part,proto3" json:"part,omitempty"`
+	Epoch         uint64                 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Seq           uint64                 `protobuf:"varint,4,opt,name=seq,proto3" json:"seq,omitempty"`
+	Groups        []*HoldGroup           `protobuf:"bytes,5,rep,name=groups,proto3" json:"groups,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Holds) Reset() {
+	*x = Holds{}
+	mi := &file_farcall_store_v1_store_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Holds) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Holds) ProtoMessage() {}
+
+func (x *Holds) ProtoReflect() protoreflect.Message {
+	mi := &file_farcall_store_v1_store_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Holds.ProtoReflect.Descriptor instead.
+func (*Holds) Descriptor() ([]byte, []int) {
+	return file_farcall_store_v1_store_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Holds) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *Holds) GetPart() uint32 {
+	if x != nil {
+		return x.Part
+	}
+	return 0
+}
+
+func (x *Holds) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *Holds) GetSeq() uint64 {
+	if x != nil {
+		return x.Seq
+	}
+	return 0
+}
+
+func (x *Holds) GetGroups() []*HoldGroup {
+	if x != nil {
+		return x.Groups
+	}
+	return nil
+}
+
+// HoldGroup is what is held of one registry since the same time, for the same time and reason.
+type HoldGroup struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Registry string                 `protobuf:"bytes,1,opt,name=registry,proto3" json:"registry,omitempty"`
+	// A word, and the same in words.
+	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	Detail string `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`
+	// Further reads of the registry do not confirm it.
+	Doubted bool `protobuf:"varint,4,opt,name=doubted,proto3" json:"doubted,omitempty"`
+	// How long it had been held when this was written, and how long it was to be held from then on.
+	// Clocks of different hosts are never compared: time in which nobody held it does not count.
+	Held     *durationpb.Duration `protobuf:"bytes,5,opt,name=held,proto3" json:"held,omitempty"`
+	Left     *durationpb.Duration `protobuf:"bytes,6,opt,name=left,proto3" json:"left,omitempty"`
+	Services []*HeldService       `protobuf:"bytes,7,rep,name=services,proto3" json:"services,omitempty"`
+	// An agent that holds it saw the cluster's owner list it meanwhile.
+	Listed        bool `protobuf:"varint,8,opt,name=listed,proto3" json:"listed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HoldGroup) Reset() {
+	*x = HoldGroup{}
+	mi := &file_farcall_store_v1_store_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HoldGroup) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HoldGroup) ProtoMessage() {}
+
+func (x *HoldGroup) ProtoReflect() protoreflect.Message {
+	mi := &file_farcall_store_v1_store_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HoldGroup.ProtoReflect.Descriptor instead.
+func (*HoldGroup) Descriptor() ([]byte, []int) {
+	return file_farcall_store_v1_store_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *HoldGroup) GetRegistry() string {
+	if x != nil {
+		return x.Registry
+	}
+	return ""
+}
+
+func (x *HoldGroup) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *HoldGroup) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+func (x *HoldGroup) GetDoubted() bool {
+	if x != nil {
+		return x.Doubted
+	}
+	return false
+}
+
+func (x *HoldGroup) GetHeld() *durationpb.Duration {
+	if x != nil {
+		return x.Held
+	}
+	return nil
+}
+
+func (x *HoldGroup) GetLeft() *durationpb.Duration {
+	if x != nil {
+		return x.Left
+	}
+	return nil
+}
+
+func (x *HoldGroup) GetServices() []*HeldService {
+	if x != nil {
+		return x.Services
+	}
+	return nil
+}
+
+func (x *HoldGroup) GetListed() bool {
+	if x != nil {
+		return x.Listed
+	}
+	return false
+}
+
+// HeldService is what is held of one service.
+type HeldService struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Namespace     string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Service       string                 `protobuf:"bytes,2,opt,name=service,proto3" json:"service,omitempty"`
+	Ids           []string               `protobuf:"bytes,3,rep,name=ids,proto3" json:"ids,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HeldService) Reset() {
+	*x = HeldService{}
+	mi := &file_farcall_store_v1_store_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HeldService) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HeldService) ProtoMessage() {}
+
+func (x *HeldService) ProtoReflect() protoreflect.Message {
+	mi := &file_farcall_store_v1_store_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HeldService.ProtoReflect.Descriptor instead.
+func (*HeldService) Descriptor() ([]byte, []int) {
+	return file_farcall_store_v1_store_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *HeldService) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *HeldService) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *HeldService) GetIds() []string {
+	if x != nil {
+		return x.Ids
+	}
+	return nil
+}
+
+// RegistryViews is what an agent keeps on its disk of its own registries, to go on from when it
+// begins anew. It is not in the store.
+type RegistryViews struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Cluster       string                 `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	Registries    []*RegistryView        `protobuf:"bytes,2,rep,name=registries,proto3" json:"registries,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RegistryViews) Reset() {
+	*x = RegistryViews{}
+	mi := &file_farcall_store_v1_store_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RegistryViews) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RegistryViews) ProtoMessage() {}
+
+func (x *RegistryViews) ProtoReflect() protoreflect.Message {
+	mi := &file_farcall_store_v1_store_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RegistryViews.ProtoReflect.Descriptor instead.
+func (*RegistryViews) Descriptor() ([]byte, []int) {
+	return file_farcall_store_v1_store_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *RegistryViews) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *RegistryViews) GetRegistries() []*RegistryView {
+	if x != nil {
+		return x.Registries
+	}
+	return nil
+}
+
+// RegistryView is what was believed of one registry.
+type RegistryView struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Name      string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Instances []*v1.Instance         `protobuf:"bytes,2,rep,name=instances,proto3" json:"instances,omitempty"`
+	// Those of the instances that were held.
+	Holds []*HoldGroup `protobuf:"bytes,3,rep,name=holds,proto3" json:"holds,omitempty"`
+	// The strategies that it stated, by "namespace/service".
+	Strategies    map[string]string `protobuf:"bytes,4,rep,name=strategies,proto3" json:"strategies,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RegistryView) Reset() {
+	*x = RegistryView{}
+	mi := &file_farcall_store_v1_store_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RegistryView) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RegistryView) ProtoMessage() {}
+
+func (x *RegistryView) ProtoReflect() protoreflect.Message {
+	mi := &file_farcall_store_v1_store_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RegistryView.ProtoReflect.Descriptor instead.
+func (*RegistryView) Descriptor() ([]byte, []int) {
+	return file_farcall_store_v1_store_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *RegistryView) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RegistryView) GetInstances() []*v1.Instance {
+	if x != nil {
+		return x.Instances
+	}
+	return nil
+}
+
+func (x *RegistryView) GetHolds() []*HoldGroup {
+	if x != nil {
+		return x.Holds
+	}
+	return nil
+}
+
+func (x *RegistryView) GetStrategies() map[string]string {
+	if x != nil {
+		return x.Strategies
+	}
+	return nil
+}
+
 // PoliciesSynced is the value of policies-synced: policies and cordons up to this revision are in
 // the store. Every write of one of them raises it in the same transaction.
 type PoliciesSynced struct {
@@ -679,7 +1051,7 @@ type PoliciesSynced struct {
 
 func (x *PoliciesSynced) Reset() {
 	*x = PoliciesSynced{}
-	mi := &file_farcall_store_v1_store_proto_msgTypes[7]
+	mi := &file_farcall_store_v1_store_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -691,7 +1063,7 @@ func (x *PoliciesSynced) String() string {
 func (*PoliciesSynced) ProtoMessage() {}
 
 func (x *PoliciesSynced) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_store_v1_store_proto_msgTypes[7]
+	mi := &file_farcall_store_v1_store_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -704,7 +1076,7 @@ func (x *PoliciesSynced) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoliciesSynced.ProtoReflect.Descriptor instead.
 func (*PoliciesSynced) Descriptor() ([]byte, []int) {
-	return file_farcall_store_v1_store_proto_rawDescGZIP(), []int{7}
+	return file_farcall_store_v1_store_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *PoliciesSynced) GetRevision() uint64 {
@@ -732,7 +1104,7 @@ var File_farcall_store_v1_store_proto protoreflect.FileDescriptor
 
 const file_farcall_store_v1_store_proto_rawDesc = "" +
 	"\n" +
-	"\x1cfarcall/store/v1/store.proto\x12\x10farcall.store.v1\x1a farcall/catalog/v1/catalog.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x19\n" +
+	"\x1cfarcall/store/v1/store.proto\x12\x10farcall.store.v1\x1a farcall/catalog/v1/catalog.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x19\n" +
 	"\aStoreID\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"\xd3\x01\n" +
 	"\x05Slice\x12\x18\n" +
@@ -797,7 +1169,41 @@ const file_farcall_store_v1_store_proto_rawDesc = "" +
 	"\x06FAILED\x10\x02\"8\n" +
 	"\x06Synced\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x14\n" +
-	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\"^\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\"\x92\x01\n" +
+	"\x05Holds\x12\x18\n" +
+	"\acluster\x18\x01 \x01(\tR\acluster\x12\x12\n" +
+	"\x04part\x18\x02 \x01(\rR\x04part\x12\x14\n" +
+	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x12\x10\n" +
+	"\x03seq\x18\x04 \x01(\x04R\x03seq\x123\n" +
+	"\x06groups\x18\x05 \x03(\v2\x1b.farcall.store.v1.HoldGroupR\x06groups\"\xa2\x02\n" +
+	"\tHoldGroup\x12\x1a\n" +
+	"\bregistry\x18\x01 \x01(\tR\bregistry\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x16\n" +
+	"\x06detail\x18\x03 \x01(\tR\x06detail\x12\x18\n" +
+	"\adoubted\x18\x04 \x01(\bR\adoubted\x12-\n" +
+	"\x04held\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x04held\x12-\n" +
+	"\x04left\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x04left\x129\n" +
+	"\bservices\x18\a \x03(\v2\x1d.farcall.store.v1.HeldServiceR\bservices\x12\x16\n" +
+	"\x06listed\x18\b \x01(\bR\x06listed\"W\n" +
+	"\vHeldService\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x18\n" +
+	"\aservice\x18\x02 \x01(\tR\aservice\x12\x10\n" +
+	"\x03ids\x18\x03 \x03(\tR\x03ids\"i\n" +
+	"\rRegistryViews\x12\x18\n" +
+	"\acluster\x18\x01 \x01(\tR\acluster\x12>\n" +
+	"\n" +
+	"registries\x18\x02 \x03(\v2\x1e.farcall.store.v1.RegistryViewR\n" +
+	"registries\"\xa0\x02\n" +
+	"\fRegistryView\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12:\n" +
+	"\tinstances\x18\x02 \x03(\v2\x1c.farcall.catalog.v1.InstanceR\tinstances\x121\n" +
+	"\x05holds\x18\x03 \x03(\v2\x1b.farcall.store.v1.HoldGroupR\x05holds\x12N\n" +
+	"\n" +
+	"strategies\x18\x04 \x03(\v2..farcall.store.v1.RegistryView.StrategiesEntryR\n" +
+	"strategies\x1a=\n" +
+	"\x0fStrategiesEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"^\n" +
 	"\x0ePoliciesSynced\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x1a\n" +
 	"\brestored\x18\x02 \x01(\x04R\brestored\x12\x14\n" +
@@ -816,7 +1222,7 @@ func file_farcall_store_v1_store_proto_rawDescGZIP() []byte {
 }
 
 var file_farcall_store_v1_store_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_farcall_store_v1_store_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_farcall_store_v1_store_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_farcall_store_v1_store_proto_goTypes = []any{
 	(RegistryStatus_State)(0),     // 0: farcall.store.v1.RegistryStatus.State
 	(*StoreID)(nil),               // 1: farcall.store.v1.StoreID
@@ -826,29 +1232,44 @@ var file_farcall_store_v1_store_proto_goTypes = []any{
 	(*ClusterMeta)(nil),           // 5: farcall.store.v1.ClusterMeta
 	(*RegistryStatus)(nil),        // 6: farcall.store.v1.RegistryStatus
 	(*Synced)(nil),                // 7: farcall.store.v1.Synced
-	(*PoliciesSynced)(nil),        // 8: farcall.store.v1.PoliciesSynced
-	nil,                           // 9: farcall.store.v1.Replica.ConfirmedEntry
-	nil,                           // 10: farcall.store.v1.ClusterMeta.LabelsEntry
-	nil,                           // 11: farcall.store.v1.RegistryStatus.StrategiesEntry
-	(*v1.Instance)(nil),           // 12: farcall.catalog.v1.Instance
-	(*v1.Locality)(nil),           // 13: farcall.catalog.v1.Locality
-	(*timestamppb.Timestamp)(nil), // 14: google.protobuf.Timestamp
+	(*Holds)(nil),                 // 8: farcall.store.v1.Holds
+	(*HoldGroup)(nil),             // 9: farcall.store.v1.HoldGroup
+	(*HeldService)(nil),           // 10: farcall.store.v1.HeldService
+	(*RegistryViews)(nil),         // 11: farcall.store.v1.RegistryViews
+	(*RegistryView)(nil),          // 12: farcall.store.v1.RegistryView
+	(*PoliciesSynced)(nil),        // 13: farcall.store.v1.PoliciesSynced
+	nil,                           // 14: farcall.store.v1.Replica.ConfirmedEntry
+	nil,                           // 15: farcall.store.v1.ClusterMeta.LabelsEntry
+	nil,                           // 16: farcall.store.v1.RegistryStatus.StrategiesEntry
+	nil,                           // 17: farcall.store.v1.RegistryView.StrategiesEntry
+	(*v1.Instance)(nil),           // 18: farcall.catalog.v1.Instance
+	(*v1.Locality)(nil),           // 19: farcall.catalog.v1.Locality
+	(*timestamppb.Timestamp)(nil), // 20: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 21: google.protobuf.Duration
 }
 var file_farcall_store_v1_store_proto_depIdxs = []int32{
-	12, // 0: farcall.store.v1.Slice.instances:type_name -> farcall.catalog.v1.Instance
-	9,  // 1: farcall.store.v1.Replica.confirmed:type_name -> farcall.store.v1.Replica.ConfirmedEntry
-	13, // 2: farcall.store.v1.ClusterMeta.locality:type_name -> farcall.catalog.v1.Locality
-	10, // 3: farcall.store.v1.ClusterMeta.labels:type_name -> farcall.store.v1.ClusterMeta.LabelsEntry
+	18, // 0: farcall.store.v1.Slice.instances:type_name -> farcall.catalog.v1.Instance
+	14, // 1: farcall.store.v1.Replica.confirmed:type_name -> farcall.store.v1.Replica.ConfirmedEntry
+	19, // 2: farcall.store.v1.ClusterMeta.locality:type_name -> farcall.catalog.v1.Locality
+	15, // 3: farcall.store.v1.ClusterMeta.labels:type_name -> farcall.store.v1.ClusterMeta.LabelsEntry
 	6,  // 4: farcall.store.v1.ClusterMeta.registries:type_name -> farcall.store.v1.RegistryStatus
 	0,  // 5: farcall.store.v1.RegistryStatus.state:type_name -> farcall.store.v1.RegistryStatus.State
-	14, // 6: farcall.store.v1.RegistryStatus.since:type_name -> google.protobuf.Timestamp
-	14, // 7: farcall.store.v1.RegistryStatus.last_success:type_name -> google.protobuf.Timestamp
-	11, // 8: farcall.store.v1.RegistryStatus.strategies:type_name -> farcall.store.v1.RegistryStatus.StrategiesEntry
-	9,  // [9:9] is the sub-list for method output_type
-	9,  // [9:9] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	20, // 6: farcall.store.v1.RegistryStatus.since:type_name -> google.protobuf.Timestamp
+	20, // 7: farcall.store.v1.RegistryStatus.last_success:type_name -> google.protobuf.Timestamp
+	16, // 8: farcall.store.v1.RegistryStatus.strategies:type_name -> farcall.store.v1.RegistryStatus.StrategiesEntry
+	9,  // 9: farcall.store.v1.Holds.groups:type_name -> farcall.store.v1.HoldGroup
+	21, // 10: farcall.store.v1.HoldGroup.held:type_name -> google.protobuf.Duration
+	21, // 11: farcall.store.v1.HoldGroup.left:type_name -> google.protobuf.Duration
+	10, // 12: farcall.store.v1.HoldGroup.services:type_name -> farcall.store.v1.HeldService
+	12, // 13: farcall.store.v1.RegistryViews.registries:type_name -> farcall.store.v1.RegistryView
+	18, // 14: farcall.store.v1.RegistryView.instances:type_name -> farcall.catalog.v1.Instance
+	9,  // 15: farcall.store.v1.RegistryView.holds:type_name -> farcall.store.v1.HoldGroup
+	17, // 16: farcall.store.v1.RegistryView.strategies:type_name -> farcall.store.v1.RegistryView.StrategiesEntry
+	17, // [17:17] is the sub-list for method output_type
+	17, // [17:17] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_farcall_store_v1_store_proto_init() }
@@ -862,7 +1283,7 @@ func file_farcall_store_v1_store_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_farcall_store_v1_store_proto_rawDesc), len(file_farcall_store_v1_store_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   11,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
