@@ -59,3 +59,17 @@ type Registration struct {
 	Port      int
 	RelayPort int
 }
+
+// An Announcer says, where sidecars look for applications, that some which live elsewhere are to be
+// had at this node's agent.
+//
+// Run blocks until ctx is done. It announces what Announce was last given, and takes it back before
+// it returns. It is never run twice at the same time.
+//
+// Announce replaces the app-ids that are announced; it does not block, may be called at any time,
+// from any goroutine, and the list must not be changed afterwards. What was announced and is
+// no longer in the list is taken back at once. A list may have thousands.
+type Announcer interface {
+	Run(ctx context.Context) error
+	Announce(apps []string)
+}

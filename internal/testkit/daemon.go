@@ -49,6 +49,9 @@ func (d *Daemon) Start() { d.p.t.Helper(); d.p.start() }
 // Kill ends it as a crash does and waits for it; nothing happens where it does not run.
 func (d *Daemon) Kill() { d.p.kill() }
 
+// Pid gives the number of its process, which must have been started.
+func (d *Daemon) Pid() int { return d.p.cmd.Process.Pid }
+
 // Term asks it to end and returns at once; Wait tells how it did.
 func (d *Daemon) Term() { d.p.t.Helper(); d.p.signal(syscall.SIGTERM) }
 

@@ -3,6 +3,7 @@
 package testkit
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -28,6 +29,8 @@ type DaprdConfig struct {
 	App netip.AddrPort
 	// Resolver is the block nameResolution of its configuration; empty: mDNS.
 	Resolver string
+	// Tracing is the block tracing of its configuration; empty: it traces nothing.
+	Tracing string
 	// Args are further flags.
 	Args []string
 }
@@ -45,9 +48,8 @@ func Daprd(t testing.TB, h *Host, cfg DaprdConfig) *DaprdServer {
 		addr, listen = h.Addr, "0.0.0.0"
 		at = func(port int) netip.AddrPort { return netip.AddrPortFrom(addr, uint16(port)) }
 	}
-	if cfg.Resolver == "" {
-		cfg.Resolver = "{component: mdns, version: v1}"
-	}
+	cfg.Resolver = cmp.Or(cfg.Resolver, "{component: mdns, version: v1}")
+	cfg.Tracing = cmp.Or(cfg.Tracing, `{samplingRate: "0"}`)
 	d := &DaprdServer{t: t, HTTP: at(3500), GRPC: at(50001), Internal: at(50002)}
 	// Without a configuration it would look for one in the home directory.
 	conf := filepath.Join(t.TempDir(), "dapr.yaml")
@@ -56,7 +58,7 @@ kind: Configuration
 metadata: {name: test}
 spec:
   nameResolution: `+cfg.Resolver+`
-  tracing: {samplingRate: "0"}
+  tracing: `+cfg.Tracing+`
 `)
 	args := []string{
 		"DAPR_HOST_IP=" + addr.String(), // it would ask for the route to the internet
@@ -104,6 +106,9 @@ func (d *DaprdServer) Stop() {
 		d.t.Fatal("daprd did not end")
 	}
 }
+
+// Pid gives the number of its process.
+func (d *DaprdServer) Pid() int { return d.proc.cmd.Process.Pid }
 
 // Invoke is the URL by which an application calls a method of another one through it.
 func (d *DaprdServer) Invoke(app, method string) string {

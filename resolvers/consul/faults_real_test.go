@@ -65,7 +65,7 @@ func TestRealManyServices(t *testing.T) {
 	see := func(what string, ok func() error) {
 		t.Helper()
 		began := time.Now()
-		testkit.Eventually(t, within(t, time.Second), what, ok)
+		testkit.Eventually(t, testkit.Context(t), what, ok)
 		t.Logf("%s: seen after %v", what, time.Since(began).Round(time.Millisecond))
 	}
 	h.put(&api.CatalogRegistration{Node: "n7", SkipNodeUpdate: true, Service: &api.AgentService{ID: "s7-1", Service: "s7", Port: 9999}})
@@ -167,15 +167,15 @@ func TestRealPausedConsulIsNotConfirmed(t *testing.T) {
 			return nil
 		}
 	}
-	testkit.Eventually(t, within(t, 5*time.Second), "it is confirmed", confirmed(time.Time{}))
+	testkit.Eventually(t, within(t, 30*time.Second), "it is confirmed", confirmed(time.Time{}))
 	srv.Pause()
 	paused := time.Now()
-	testkit.Eventually(t, within(t, 5*time.Second), "the silence is told", rec.FailedWith("no answer within"))
+	testkit.Eventually(t, within(t, 30*time.Second), "the silence is told", rec.FailedWith("no answer within"))
 	if err := confirmed(paused.Add(100 * time.Millisecond))(); err == nil {
 		t.Error("it was confirmed while Consul was paused")
 	}
 	srv.Resume()
-	testkit.Eventually(t, within(t, 5*time.Second), "it is confirmed again", confirmed(time.Now()))
+	testkit.Eventually(t, within(t, 30*time.Second), "it is confirmed again", confirmed(time.Now()))
 	if updates, _, _ := rec.All(); len(updates) != 1 {
 		t.Errorf("%d updates, want the first alone: nothing changed", len(updates))
 	}
@@ -218,7 +218,7 @@ func TestRealTokens(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			rec, stop := run(t, Config{Address: srv.Addr, Token: c.token})
-			testkit.Eventually(t, within(t, 5*time.Second), "the failure is told in words", rec.FailedWith(c.words...))
+			testkit.Eventually(t, within(t, 30*time.Second), "the failure is told in words", rec.FailedWith(c.words...))
 			stop()
 			nothingPublished(t, rec)
 			if _, _, failures := rec.All(); c.token != "" && strings.Contains(fmt.Sprint(failures), c.token) {
@@ -229,9 +229,9 @@ func TestRealTokens(t *testing.T) {
 	t.Run("a service alone", func(t *testing.T) {
 		tok := h.token("s2", `service "s2" { policy = "read" } node_prefix "" { policy = "read" }`)
 		rec, _ := run(t, Config{Address: srv.Addr, Token: tok.SecretID})
-		testkit.Eventually(t, within(t, 5*time.Second), "what it may see is listed", rec.Shows("s2/s2-1 10.1.0.1:8080 w=1 UNKNOWN via 10.1.0.1:50002"))
+		testkit.Eventually(t, within(t, 30*time.Second), "what it may see is listed", rec.Shows("s2/s2-1 10.1.0.1:8080 w=1 UNKNOWN via 10.1.0.1:50002"))
 		h.drop(&api.CatalogDeregistration{Node: "n0", ServiceID: "s2-1"})
-		testkit.Eventually(t, within(t, 5*time.Second), "and may become empty", rec.Shows())
+		testkit.Eventually(t, within(t, 30*time.Second), "and may become empty", rec.Shows())
 		if _, _, failures := rec.All(); len(failures) > 0 {
 			t.Errorf("failures: %v", failures)
 		}
@@ -247,7 +247,7 @@ func TestRealTokens(t *testing.T) {
 		}
 		write(first.SecretID)
 		rec, _ := run(t, Config{Address: srv.Addr, TokenFile: file})
-		testkit.Eventually(t, within(t, 5*time.Second), "all are listed", func() error { return holds(rec, "s1/s1-1") })
+		testkit.Eventually(t, within(t, 30*time.Second), "all are listed", func() error { return holds(rec, "s1/s1-1") })
 		if _, err := h.ACL().TokenDelete(first.AccessorID, nil); err != nil {
 			t.Fatal(err)
 		}
@@ -257,14 +257,14 @@ func TestRealTokens(t *testing.T) {
 		}
 		write(second.SecretID)
 		h.put(&api.CatalogRegistration{Node: "n0", SkipNodeUpdate: true, Service: &api.AgentService{ID: "late", Service: "late", Port: 1}})
-		testkit.Eventually(t, within(t, 5*time.Second), "the new token is taken up", func() error { return holds(rec, "late/late") })
+		testkit.Eventually(t, within(t, 30*time.Second), "the new token is taken up", func() error { return holds(rec, "late/late") })
 	})
 }
 
 func TestRealUnknownDatacenter(t *testing.T) {
 	srv := testkit.Consul(t)
 	rec, _ := run(t, Config{Address: srv.Addr, Datacenter: "mars"})
-	testkit.Eventually(t, within(t, 5*time.Second), "it is told", rec.FailedWith("does not know the configured datacenter"))
+	testkit.Eventually(t, within(t, 30*time.Second), "it is told", rec.FailedWith("does not know the configured datacenter"))
 	if updates, _, _ := rec.All(); len(updates) > 0 {
 		t.Errorf("published %v", updates)
 	}
@@ -285,7 +285,7 @@ func TestRealOddNames(t *testing.T) {
 		want = append(want, fmt.Sprintf("%s/id-%d 10.0.0.1:1 w=1 UNKNOWN", name, i))
 	}
 	slices.Sort(want)
-	testkit.Eventually(t, within(t, 5*time.Second), "each name has its own instance", rec.Shows(want...))
+	testkit.Eventually(t, within(t, 30*time.Second), "each name has its own instance", rec.Shows(want...))
 	updates, _, _ := rec.All()
 	var aside []string
 	for _, s := range updates[0].Snapshots {

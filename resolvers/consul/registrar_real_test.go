@@ -75,7 +75,7 @@ func TestRealRegistrarFollowsTheApplication(t *testing.T) {
 	}
 	see := func(what string, lines ...string) {
 		t.Helper()
-		testkit.Eventually(t, within(t, 5*time.Second), what, rec.Shows(lines...))
+		testkit.Eventually(t, within(t, 30*time.Second), what, rec.Shows(lines...))
 	}
 	see("both are registered", line("cart", cart, "HEALTHY"), line("shop/till", shop, "HEALTHY"))
 
@@ -116,7 +116,7 @@ func TestRealRegistrarRespectsARemoval(t *testing.T) {
 			return nil
 		}
 	}
-	testkit.Eventually(t, within(t, 5*time.Second), "it is registered", registered(true))
+	testkit.Eventually(t, within(t, 30*time.Second), "it is registered", registered(true))
 	if err := h.Agent().ServiceDeregister("cart-1"); err != nil {
 		t.Fatal(err)
 	}
@@ -134,7 +134,7 @@ func TestRealRegistrarRespectsARemoval(t *testing.T) {
 		t.Fatalf("removed, and the application is away: %v", err)
 	}
 	cart.listen()
-	testkit.Eventually(t, within(t, 5*time.Second), "it comes back with the application", registered(true))
+	testkit.Eventually(t, within(t, 30*time.Second), "it comes back with the application", registered(true))
 }
 
 // TestRealRegistrarOutlivesConsul: a Consul that forgot is told again.
@@ -144,11 +144,11 @@ func TestRealRegistrarOutlivesConsul(t *testing.T) {
 	rec, _ := run(t, Config{Address: srv.Addr})
 	register(t, Config{Address: srv.Addr}, cart.registration(catalog.Name{Namespace: "default", Service: "cart"}))
 	line := fmt.Sprintf("cart/cart-1 127.0.0.1:%d w=1 HEALTHY via 127.0.0.1:50002", cart.port)
-	testkit.Eventually(t, within(t, 5*time.Second), "it is registered", rec.Shows(line))
+	testkit.Eventually(t, within(t, 30*time.Second), "it is registered", rec.Shows(line))
 	srv.Kill()
 	before, _, _ := rec.All() // the new one may have been read by the time that it is known to be ready
 	srv.Start()
-	testkit.Eventually(t, within(t, 10*time.Second), "it is registered again", func() error {
+	testkit.Eventually(t, within(t, 30*time.Second), "it is registered again", func() error {
 		if updates, _, _ := rec.All(); len(updates) == len(before) {
 			return errors.New("the new Consul was not read yet")
 		}
@@ -165,7 +165,7 @@ func TestRealRegistrarNeedsOnlyServiceWrite(t *testing.T) {
 	tok := h.token("cart", `service "cart" { policy = "write" }`)
 	rec, _ := run(t, Config{Address: srv.Addr, Token: master})
 	stop := register(t, Config{Address: srv.Addr, Token: tok.SecretID}, cart.registration(catalog.Name{Service: "cart"}))
-	testkit.Eventually(t, within(t, 5*time.Second), "it is registered", func() error { return holds(rec, "cart/cart-1") })
+	testkit.Eventually(t, within(t, 30*time.Second), "it is registered", func() error { return holds(rec, "cart/cart-1") })
 	stop()
-	testkit.Eventually(t, within(t, 5*time.Second), "and taken back", rec.Shows())
+	testkit.Eventually(t, within(t, 30*time.Second), "and taken back", rec.Shows())
 }

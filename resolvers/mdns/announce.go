@@ -24,18 +24,38 @@ const mostLabel = 63
 type offer struct {
 	name    string // of the instance
 	pointer record // from the type to the instance
-	kind    record // from the enumeration to the type
+	kind    record // from the enumeration to the type; an echo's is not announced
 	srv     record
 	txt     record
 	addrs   []record
+
+	by *standing // what it stands and falls with
+	// echo says that it is for an application that lives elsewhere.
+	echo bool
+	// spoken is when anything of it was last said; zero: never.
+	spoken time.Time
 }
 
 // labelFor makes an instance label of an id. A label that begins as an echo's does gets
-// something before it; one that is too long is cut, and told from others by a hash.
+// something before it.
 func labelFor(id string) string {
-	if isEcho(id) {
+	if strings.HasPrefix(strings.ToLower(id), echoPrefix) {
 		id = "app-" + id
 	}
+	return shorten(id)
+}
+
+// echoLabel is the instance label of what a node announces for applications that live elsewhere.
+func echoLabel(node string) string {
+	label := shorten(echoPrefix + node)
+	if !isEcho(label) {
+		label = shorten(label + "-") // a node whose name ends as a daprd's label does
+	}
+	return label
+}
+
+// shorten cuts a label that is too long, and tells it from others by a hash.
+func shorten(id string) string {
 	if len(id) <= mostLabel {
 		return id
 	}
@@ -65,7 +85,7 @@ func hostFor(addrs []netip.Addr) string {
 // Dapr's where a sidecar can make use of it. Dapr's knows no namespaces, so only applications of
 // the default one are announced in it: two namespaces' applications of the same id would be one
 // to a sidecar, and it would call either.
-func offers(r resolvers.Registration, addrs []netip.Addr, ttl time.Duration) []offer {
+func offers(r resolvers.Registration, addrs []netip.Addr, ttl time.Duration) []*offer {
 	addrs = slices.Clone(addrs)
 	slices.SortFunc(addrs, netip.Addr.Compare)
 	label, host := labelFor(r.ID), hostFor(addrs)
@@ -83,7 +103,7 @@ func offers(r resolvers.Registration, addrs []netip.Addr, ttl time.Duration) []o
 	if label != r.ID {
 		texts = append(texts, keyID+"="+r.ID)
 	}
-	list := []offer{newOffer(label, ownType, host, r.Port, texts, addrs, ttl)}
+	list := []*offer{newOffer(label, ownType, host, r.Port, texts, addrs, ttl)}
 	if ns == catalog.DefaultNamespace && r.RelayPort > 0 && bareable(r.Name.Service) {
 		list = append(list, newOffer(label, escapeLabel(r.Name.Service)+"."+domain, host, r.RelayPort, []string{r.Name.Service}, addrs, ttl))
 	}
@@ -96,9 +116,18 @@ func bareable(app string) bool {
 	return app != "" && len(app) <= mostLabel && !strings.HasPrefix(app, "_") && !strings.Contains(app, ".")
 }
 
-func newOffer(label, kind, host string, port int, texts []string, addrs []netip.Addr, ttl time.Duration) offer {
+// newEcho announces an application that lives elsewhere as a daprd would. All its records have the
+// time of those that name a host: those who heard of it forget it soon after this node died.
+func newEcho(label, app string, addr netip.Addr, port int) *offer {
+	addrs := []netip.Addr{addr}
+	o := newOffer(label, escapeLabel(app)+"."+domain, hostFor(addrs), port, []string{app}, addrs, DefaultTTL)
+	o.pointer.ttl, o.txt.ttl, o.echo = DefaultTTL, DefaultTTL, true
+	return o
+}
+
+func newOffer(label, kind, host string, port int, texts []string, addrs []netip.Addr, ttl time.Duration) *offer {
 	name := escapeLabel(label) + "." + kind
-	o := offer{
+	o := &offer{
 		name:    name,
 		pointer: record{name: kind, kind: dns.TypePTR, target: name, ttl: mostOtherTTL},
 		kind:    record{name: enumeration, kind: dns.TypePTR, target: kind, ttl: mostOtherTTL},
@@ -115,9 +144,24 @@ func newOffer(label, kind, host string, port int, texts []string, addrs []netip.
 	return o
 }
 
-// all gives every record, the instance's own first.
+// all gives every record, the instance's own first. An echo is not in the enumeration, which is for
+// those who look for what there is on the link; and its host is announced by what it stands with.
 func (o *offer) all() []record {
-	return append([]record{o.srv, o.txt, o.pointer, o.kind}, o.addrs...)
+	list := []record{o.srv, o.txt, o.pointer}
+	if o.echo {
+		return list
+	}
+	return append(append(list, o.kind), o.addrs...)
+}
+
+// names gives those of its records, each once.
+func (o *offer) names() []string {
+	var list []string
+	for _, r := range o.all() {
+		list = append(list, fold(r.name))
+	}
+	slices.Sort(list)
+	return slices.Compact(list)
 }
 
 // answers gives the records that answer a question.
@@ -168,6 +212,12 @@ func (o *offer) contests(r record) bool {
 		return false
 	}
 	return r.kind == dns.TypeSRV && r.data() != o.srv.data() || r.kind == dns.TypeTXT && r.data() != o.txt.data()
+}
+
+// loses says whether somebody who probes for the same name at the same time goes first: the one
+// with the later data does (RFC 6762 section 8.2).
+func (o *offer) loses(proposed record) bool {
+	return proposed.kind == dns.TypeSRV && strings.EqualFold(proposed.name, o.name) && proposed.data() > o.srv.data()
 }
 
 // takesBack says whether somebody took a record back that the offer stands on.

@@ -76,6 +76,8 @@ func TestConventions(t *testing.T) {
 			want: []string{"host:1.cart.local: another host says that it is at 127.0.0.1, which is every host's own"}},
 		{name: "an echo", heard: daprd("cart", "farcall-node-1", "10.0.0.9", 50002)},
 		{name: "an echo in capitals", heard: daprd("cart", "FarCall-node-1", "10.0.0.9", 50002)},
+		{name: "a daprd of a host whose name begins so", heard: daprd("cart", "farcall-node-1:77", "10.0.0.9", 50002),
+			want: []string{"cart/farcall-node-1:77 10.0.0.9:0 via 10.0.0.9:50002"}},
 		{name: "a printer", heard: rename(daprd("x", "printer", "10.0.0.9", 631), func(r *record) {
 			r.name, r.target = strings.Replace(r.name, "x.local.", "_ipp._tcp.local.", 1), strings.Replace(r.target, "x.local.", "_ipp._tcp.local.", 1)
 		})},

@@ -51,9 +51,6 @@ func emptied[K comparable](m map[K]struct{}) map[K]struct{} {
 
 // build makes an instance of what is known, or notes what lacks.
 func (l *link) build(now time.Time, f *found) {
-	if isEcho(f.label) {
-		return
-	}
 	srv, txt := l.cache.best(f.name, dns.TypeSRV), l.cache.best(f.name, dns.TypeTXT)
 	var addrs []netip.Addr
 	if srv != nil {
@@ -171,5 +168,13 @@ func (l *link) abandon(f *found) {
 	l.lose(f, f.left)
 }
 
-// isEcho says that an announcement was made by Farcall for an application that lives elsewhere.
-func isEcho(label string) bool { return strings.HasPrefix(strings.ToLower(label), echoPrefix) }
+// isEcho says that an announcement was made by Farcall for an application that lives elsewhere. A
+// daprd's label, <host>:<pid>, is none, whatever its host is called.
+func isEcho(label string) bool {
+	if !strings.HasPrefix(strings.ToLower(label), echoPrefix) {
+		return false
+	}
+	at := strings.LastIndexByte(label, ':')
+	pid := label[at+1:]
+	return at < 0 || pid == "" || strings.Trim(pid, "0123456789") != ""
+}

@@ -105,6 +105,31 @@ func (n nic) reachable(addrs []netip.Addr) []netip.Addr {
 	})
 }
 
+// face gives the address of the interface that the hosts of its link call: an IPv4 one, where it has one,
+// rather than IPv6, which with v4 is not given at all. A link-local IPv4 address is the last of its family,
+// and a link-local IPv6 one is none, since it means nothing without the caller's own interface. Not
+// valid: it has none.
+func (n nic) face(v4 bool) (face netip.Addr) {
+	rank := func(a netip.Addr) int {
+		switch {
+		case a.Is4() && !a.IsLinkLocalUnicast():
+			return 3
+		case a.Is4():
+			return 2
+		case !v4 && !a.IsLinkLocalUnicast():
+			return 1
+		}
+		return 0
+	}
+	best := 0
+	for _, p := range n.prefixes {
+		if r := rank(p.Addr()); r > best && !p.Addr().IsLoopback() {
+			face, best = p.Addr(), r
+		}
+	}
+	return face
+}
+
 // identity names the links that a set of interfaces is on: their IPv4 subnets, or where one has
 // none, its IPv6 prefixes but the link-local one. Hosts of the same links say the same, in the
 // ordinary case.

@@ -201,7 +201,12 @@ func (l *link) pointer(now time.Time, r record) {
 		// Whoever announces an instance under a bare name means Dapr's convention, whether or not he
 		// answers the enumeration.
 		app, bare := appOf(r.name)
-		if _, ok := labelOf(r.target, r.name); !ok || !bare || r.ttl == 0 {
+		label, ok := labelOf(r.target, r.name)
+		if !ok || !bare || r.ttl == 0 {
+			return
+		}
+		if isEcho(label) { // nobody of this cluster is to be looked for there
+			l.drops.echo++
 			return
 		}
 		if t = l.follow(now, r.name, app); t == nil {
@@ -209,6 +214,10 @@ func (l *link) pointer(now time.Time, r record) {
 		}
 	}
 	label, ok := labelOf(r.target, t.name)
+	if ok && isEcho(label) {
+		l.drops.echo++
+		return
+	}
 	if !ok || !l.put(now, r) {
 		return
 	}
@@ -218,9 +227,6 @@ func (l *link) pointer(now time.Time, r record) {
 		return
 	}
 	f := &found{name: r.target, kind: t, label: label}
-	if isEcho(label) {
-		l.drops.echo++
-	}
 	t.pointers++
 	l.found[id] = f
 	l.dirty[f] = struct{}{}
@@ -267,12 +273,12 @@ func (l *link) detail(now time.Time, r record) {
 	l.dirty[f] = struct{}{}
 }
 
-// followed says whether a name is one of an instance of a type that is looked for. Its pointer
-// may come in the next packet.
+// followed says whether a name is one of an instance of a type that is looked for, and no echo's. Its
+// pointer may come in the next packet.
 func (l *link) followed(name string) bool {
 	for i, end := dns.NextLabel(name, 0); !end; i, end = dns.NextLabel(name, i) {
 		if t := l.types[fold(name[i:])]; t != nil && t.name != enumeration {
-			return true
+			return !isEcho(unescape(name[:i-1]))
 		}
 	}
 	return false

@@ -156,9 +156,12 @@ func FuzzPacket(f *testing.F) {
 	f.Fuzz(func(t *testing.T, one, two []byte) {
 		s := oneLink(t)
 		s.hears(said(daprd("sure", "host:9", "10.0.0.7", 50002)...))
-		r := newResponder(1)
-		r.stand(s.now, 0, offers(resolvers.Registration{Name: catalog.Name{Service: "cart"}, ID: "cart-node-1-8080", Port: 8080, RelayPort: 1},
+		r := newResponder()
+		r.stand(s.now, "cart", offers(resolvers.Registration{Name: catalog.Name{Service: "cart"}, ID: "cart-node-1-8080", Port: 8080, RelayPort: 1},
 			[]netip.Addr{netip.MustParseAddr("10.0.0.1")}, DefaultTTL))
+		r.carry(s.now, "cart", []string{"till", "ü x"}, func(app string) *offer {
+			return newEcho("farcall-n", app, netip.MustParseAddr("10.0.0.1"), 50003)
+		})
 		for _, b := range [][]byte{one, two} {
 			s.hearsFrom(1, peerAddr, b)
 			if m, err := decode(b); err == nil {

@@ -2,7 +2,7 @@ package mdns
 
 import "github.com/prometheus/client_golang/prometheus"
 
-// Metrics counts what the resolvers and registrars of multicast DNS do, by registry.
+// Metrics counts what the Resolvers, Registrars and Announcers of multicast DNS do, by registry.
 type Metrics struct {
 	packets       *prometheus.CounterVec
 	dropped       *prometheus.CounterVec
@@ -11,6 +11,7 @@ type Metrics struct {
 	records       *prometheus.GaugeVec
 	links         *prometheus.GaugeVec
 	registrations *prometheus.GaugeVec
+	external      *prometheus.GaugeVec
 }
 
 // NewMetrics registers the metrics, once per Registerer.
@@ -36,8 +37,10 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			"Interfaces listened on, by state (heard, deaf).", "state"),
 		registrations: gauge("farcall_mdns_registrations",
 			"Applications of this node by how they stand on a link (probing, announced, conflict, away).", "state"),
+		external: gauge("farcall_mdns_external_applications",
+			"Applications of other clusters that this node's agent is to announce, by what becomes of them (announced, waiting, left-out).", "state"),
 	}
-	reg.MustRegister(m.packets, m.dropped, m.questions, m.removed, m.records, m.links, m.registrations)
+	reg.MustRegister(m.packets, m.dropped, m.questions, m.removed, m.records, m.links, m.registrations, m.external)
 	return m
 }
 

@@ -9,7 +9,6 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -52,23 +51,19 @@ func (r *Registrar) Run(ctx context.Context, apps []resolvers.Registration) erro
 	if err := check(apps); err != nil {
 		return err
 	}
-	states := make(chan appState)
+	p := &presence{Registrar: r, apps: apps, last: make([]appState, len(apps)), changed: make(chan struct{}, 1)}
 	var watching sync.WaitGroup
 	defer watching.Wait()
 	watch, stop := context.WithCancel(ctx)
 	defer stop()
 	for i, a := range apps {
-		watching.Go(func() { watchApp(watch, i, a, states) })
+		watching.Go(func() { watchApp(watch, i, a, p.saw) })
 	}
-	v := &voice{Registrar: r, apps: apps, last: make([]appState, len(apps)), links: map[string]*spoken{}}
-	defer v.silence()
-	for ctx.Err() == nil {
-		if err := v.speak(ctx, states); ctx.Err() == nil {
-			v.complain(err.Error())
-			pause(ctx, lookEvery)
-		}
+	v := &voice{
+		interfaces: r.cfg.Interfaces, log: r.log, metrics: r.metrics, name: r.name,
+		speech: p, changed: p.changed, links: map[string]*spoken{},
 	}
-	return ctx.Err()
+	return v.run(ctx)
 }
 
 // check says which registrations cannot be announced together.
@@ -111,7 +106,7 @@ type appState struct {
 
 // watchApp says about every second whether an application's port accepts connections, and at
 // what addresses it is.
-func watchApp(ctx context.Context, index int, a resolvers.Registration, states chan<- appState) {
+func watchApp(ctx context.Context, index int, a resolvers.Registration, saw func(appState)) {
 	var addrs []netip.Addr
 	var looked time.Time
 	for ctx.Err() == nil {
@@ -124,10 +119,7 @@ func watchApp(ctx context.Context, index int, a resolvers.Registration, states c
 			s.err = err
 		}
 		s.addrs = addrs
-		select {
-		case states <- s:
-		case <-ctx.Done():
-		}
+		saw(s)
 		pause(ctx, tryEvery)
 	}
 }
@@ -162,280 +154,97 @@ func accepts(ctx context.Context, host string, port int) bool {
 	return true
 }
 
-// spoken is a link that is announced on.
-type spoken struct {
-	*responder
-	nic nic
-	// trouble is why nothing can be said; empty while the link is in use.
-	trouble string
-}
-
-// voice is one Run: what is to be said, and where. It belongs to Run's goroutine.
-type voice struct {
+// presence is one Run of a Registrar: what is known of its applications.
+type presence struct {
 	*Registrar
-	apps  []resolvers.Registration
-	last  []appState
-	links map[string]*spoken
-	told  string // the troubles that were logged last
+	apps []resolvers.Registration
+	last []appState // as the links were told; the voice's
+
+	changed chan struct{}
+	mu      sync.Mutex
+	seen    []appState // since take was last called
 }
 
-// speak announces until the sockets fail, and returns why, or until ctx is done, when it takes
-// everything back.
-func (v *voice) speak(ctx context.Context, states <-chan appState) error {
-	s, err := open()
-	if err != nil {
-		return err
-	}
-	defer s.close()
-	for _, l := range v.links {
-		l.trouble = "was not listened to"
-	}
-	var x examiner
-	look := time.NewTicker(lookEvery)
-	defer look.Stop()
-	due := time.NewTimer(0)
-	defer due.Stop()
-	for looked, again := 0, true; ; again = false {
-		select {
-		case <-ctx.Done():
-			v.farewell(s)
-			return ctx.Err()
-		case err := <-s.failed:
-			return err
-		case p := <-s.in:
-			v.hear(p)
-		case st := <-states:
-			v.see(st)
-		case <-look.C:
-			again = true
-		case <-due.C:
-		}
-		if again {
-			nics, err := x.examine(looked%addressEvery == 0)
-			if err != nil {
-				return err
-			}
-			v.look(s, nics)
-			looked++
-		}
-		now := time.Now()
-		var next time.Time
-		for _, l := range v.links {
-			if l.trouble != "" {
-				continue
-			}
-			v.send(s, l, l.step(now))
-			next = sooner(next, l.wake())
-			v.tellConflicts(l)
-		}
-		v.count()
-		if !next.IsZero() {
-			due.Reset(max(time.Until(next), 0))
-		}
+var _ speech = (*presence)(nil)
+
+// saw notes what was seen of an application.
+func (p *presence) saw(st appState) {
+	p.mu.Lock()
+	p.seen = append(p.seen, st)
+	p.mu.Unlock()
+	select {
+	case p.changed <- struct{}{}:
+	default: // it is told already that there is something
 	}
 }
 
-// look takes the interfaces as they are now.
-func (v *voice) look(s *station, nics []nic) {
-	now := time.Now()
-	var troubles []string
-	there := map[string]bool{}
-	for _, n := range nics {
-		chosen := slices.Contains(v.cfg.Interfaces, n.name)
-		if len(v.cfg.Interfaces) > 0 && !chosen {
+// take implements speech.
+func (p *presence) take(now time.Time, links map[string]*spoken) {
+	p.mu.Lock()
+	seen := p.seen
+	p.seen = nil
+	p.mu.Unlock()
+	for _, st := range seen {
+		old := p.last[st.app]
+		if st.err != nil && old.err == nil {
+			p.log.Warn("an application is not announced anew", "registry", p.name, "service", p.apps[st.app].Name.String(), "error", st.err)
+		}
+		p.last[st.app] = st
+		if st.up == old.up && slices.Equal(st.addrs, old.addrs) {
 			continue
 		}
-		trouble := n.trouble(chosen)
-		l := v.links[n.name]
-		if l == nil {
-			if trouble != "" && !chosen {
-				continue
-			}
-			l = &spoken{responder: newResponder(len(v.apps)), trouble: "is new"}
-			v.links[n.name] = l
+		for _, l := range links {
+			p.tellOf(now, l, st)
 		}
-		there[n.name] = true
-		if l.nic.index != n.index && l.trouble == "" {
-			l.trouble = "was replaced"
-		}
-		if l.nic.index != n.index || trouble != "" {
-			s.leave(l.nic)
-		}
-		l.nic = n
-		if trouble == "" {
-			if err := s.join(n); err != nil {
-				trouble = fmt.Sprintf("could not be joined to %s: %v", group4, err)
-			}
-		}
-		if trouble == "" && l.trouble != "" {
-			l.restart(now)
-			for _, st := range v.last {
-				v.tell(now, l, st)
-			}
-		}
-		if l.trouble = trouble; trouble != "" {
-			troubles = append(troubles, fmt.Sprintf("interface %s %s", n.name, trouble))
-		}
-	}
-	for _, name := range v.cfg.Interfaces {
-		if !there[name] {
-			troubles = append(troubles, fmt.Sprintf("interface %s does not exist", name))
-		}
-	}
-	for name, l := range v.links {
-		if !there[name] {
-			s.leave(l.nic)
-			delete(v.links, name)
-		}
-	}
-	if len(v.links) == 0 && len(troubles) == 0 {
-		troubles = []string{"no interface is up, can multicast and has an address"}
-	}
-	v.complain(strings.Join(troubles, "; "))
-}
-
-// complain logs troubles when they begin and when they end.
-func (v *voice) complain(troubles string) {
-	if troubles == v.told {
-		return
-	}
-	v.told = troubles
-	if troubles == "" {
-		v.log.Info("applications are announced", "registry", v.name)
-		return
-	}
-	v.log.Warn("applications cannot be announced everywhere: trying on", "registry", v.name, "error", troubles)
-}
-
-// see takes what was seen of an application.
-func (v *voice) see(st appState) {
-	old := v.last[st.app]
-	if st.err != nil && old.err == nil {
-		v.log.Warn("an application is not announced anew", "registry", v.name, "service", v.apps[st.app].Name.String(), "error", st.err)
-	}
-	v.last[st.app] = st
-	if st.up == old.up && slices.Equal(st.addrs, old.addrs) {
-		return
-	}
-	now := time.Now()
-	for _, l := range v.links {
-		v.tell(now, l, st)
 	}
 }
 
-// tell makes a link announce an application, or take it back.
-func (v *voice) tell(now time.Time, l *spoken, st appState) {
-	a := v.apps[st.app]
+// tell implements speech.
+func (p *presence) tell(now time.Time, l *spoken) {
+	for i, st := range p.last {
+		st.app = i
+		p.tellOf(now, l, st)
+	}
+}
+
+// tellOf makes a link announce an application, or take it back.
+func (p *presence) tellOf(now time.Time, l *spoken, st appState) {
+	a := p.apps[st.app]
 	addrs := l.nic.reachable(st.addrs)
 	if st.up && len(addrs) > 0 {
-		l.stand(now, st.app, offers(a, addrs, v.cfg.TTL))
+		l.stand(now, a.ID, offers(a, addrs, p.cfg.TTL))
 		return
 	}
-	l.leave(now, st.app)
+	l.leave(now, a.ID)
 	if st.up && len(st.addrs) > 0 {
-		v.log.Warn("an application is not announced: its address is a loopback", "registry", v.name, "interface", l.nic.name,
+		p.log.Warn("an application is not announced: its address is a loopback", "registry", p.name, "interface", l.nic.name,
 			"service", a.Name.String(), "instance", a.ID, "hint", "set internal.advertise to an address of the link")
 	}
 }
 
-// hear takes a packet in.
-func (v *voice) hear(p packet) {
-	if p.pulse {
-		return
-	}
-	for _, l := range v.links {
-		if l.nic.index != p.index || l.trouble != "" {
-			continue
-		}
-		near := l.nic.onLink(p.src.Addr())
-		if !p.multicast && !near {
-			v.metrics.drop("off-link", 1)
-			return
-		}
-		m, err := decode(p.data)
-		if err != nil {
-			v.metrics.drop("malformed", 1)
-			return
-		}
-		v.metrics.hear(m.response)
-		// What asks from another port is answered alone, and so only on the link; what answers from
-		// another port is nobody (RFC 6762 sections 6 and 11).
-		if p.src.Port() != port && (m.response || !near) {
-			v.metrics.drop("port", 1)
-			return
-		}
-		l.hear(time.Now(), p.src, m)
-		return
-	}
-}
-
-func (v *voice) send(s *station, l *spoken, list []outgoing) {
-	for _, o := range list {
-		b, err := pack(&o.packet)
-		if err == nil {
-			if o.to.IsValid() {
-				err = s.tell(l.nic.index, o.to, b)
-			} else {
-				err = s.say(l.nic.index, b)
-			}
-		}
-		if err != nil {
-			v.log.Debug("an announcement was not sent", "registry", v.name, "interface", l.nic.name, "error", err)
-			continue
-		}
-		v.metrics.send(o.packet.Response)
-	}
-}
-
-func (v *voice) tellConflicts(l *spoken) {
-	for _, app := range l.contested {
-		a := v.apps[app]
-		v.log.Warn("another host announces the same name: ours is not announced", "registry", v.name,
-			"interface", l.nic.name, "service", a.Name.String(), "instance", a.ID, "retry", conflictFor,
-			"hint", "two nodes of one name on one link? give each its own node name")
-	}
-	l.contested = nil
-}
-
-// farewell takes everything back, twice, as a packet may be lost.
-func (v *voice) farewell(s *station) {
-	for i := range 2 {
-		if i > 0 {
-			t := time.NewTimer(probeEvery)
-			<-t.C // bounded, and the last thing that is done
-		}
-		for _, l := range v.links {
-			if l.trouble != "" {
-				continue
-			}
-			for app := range l.apps {
-				if i == 0 {
-					l.leave(time.Now(), app)
-				}
-			}
-			v.send(s, l, l.step(time.Now()))
-		}
-	}
-}
-
-// count shows how the applications stand.
-func (v *voice) count() {
+// report implements speech.
+func (p *presence) report(links map[string]*spoken) {
 	var n [stageConflict + 1]float64
-	for _, l := range v.links {
-		if l.trouble == "" {
-			for _, s := range l.apps {
-				n[s.stage]++
-			}
+	for _, l := range links {
+		if l.trouble != "" {
+			continue
 		}
+		known := 0
+		for _, s := range l.standings {
+			n[s.stage]++
+			known++
+		}
+		n[stageAway] += float64(len(p.apps) - known)
+		for _, id := range l.contested {
+			i := slices.IndexFunc(p.apps, func(a resolvers.Registration) bool { return a.ID == id })
+			p.log.Warn("another host announces the same name: ours is not announced", "registry", p.name,
+				"interface", l.nic.name, "service", p.apps[i].Name.String(), "instance", id, "retry", conflictFor,
+				"hint", "two nodes of one name on one link? give each its own node name")
+		}
+		l.contested = nil
 	}
-	v.metrics.away.Set(n[stageAway])
-	v.metrics.probing.Set(n[stageProbing])
-	v.metrics.announced.Set(n[stageStanding])
-	v.metrics.conflict.Set(n[stageConflict])
-}
-
-// silence shows that nothing is announced any more.
-func (v *voice) silence() {
-	v.links = nil
-	v.count()
+	p.metrics.away.Set(n[stageAway])
+	p.metrics.probing.Set(n[stageProbing])
+	p.metrics.announced.Set(n[stageStanding])
+	p.metrics.conflict.Set(n[stageConflict])
 }

@@ -11,11 +11,11 @@ import (
 	"github.com/miekg/dns"
 )
 
-// stage is where the announcement of an application stands on a link.
+// stage is where an announcement stands on a link.
 type stage uint8
 
 const (
-	stageAway     stage = iota // it does not listen: nothing is said
+	stageAway     stage = iota // nothing is said
 	stageProbing               // asking whether somebody else has the name (RFC 6762 section 8.1)
 	stageStanding              // announced and answered for
 	stageConflict              // somebody else has the name
@@ -40,26 +40,30 @@ const (
 	mostAskers = 256
 )
 
-// standing is one application on one link.
+// standing is what stands and falls as one on one link: an application in its conventions, or an
+// agent's claim with its echoes.
 type standing struct {
-	app    int // index into the Registrar's list
-	offers []offer
+	key    string   // by which it is told from the others
+	offers []*offer // what is probed for and announced
 	stage  stage
 	count  int       // probes or announcements sent in this stage, or goodbyes
 	next   time.Time // of the next thing to send; zero: none
 }
 
-// responder answers for a node's applications on one link. It is pure: time comes in as an
+// responder answers for what a node announces on one link. It is pure: time comes in as an
 // argument, packets go out.
 type responder struct {
-	apps []*standing
+	standings map[string]*standing
+	// names are the offers that have records of a name, folded.
+	names  map[string][]*offer
+	echoes echoes
 	// said is when a record was last said to all.
 	said map[ident]time.Time
 	// waiting are the answers that wait, by asker.
 	waiting map[netip.AddrPort]*reply
 	ready   []outgoing
-	// contested are the applications that met a conflict since the last look.
-	contested []int
+	// contested are the standings that met a conflict since the last look, by key.
+	contested []string
 }
 
 // outgoing is a packet to be sent; to is invalid where it goes to all.
@@ -70,33 +74,65 @@ type outgoing struct {
 
 // reply is what one asker is to be told.
 type reply struct {
-	due time.Time
+	since time.Time // when it asked
+	due   time.Time
 	// told are the records, by the offer that they belong to.
 	told map[*offer][]record
 }
 
-func newResponder(n int) *responder {
-	r := &responder{said: map[ident]time.Time{}, waiting: map[netip.AddrPort]*reply{}}
-	for i := range n {
-		r.apps = append(r.apps, &standing{app: i})
+func newResponder() *responder {
+	return &responder{
+		standings: map[string]*standing{}, names: map[string][]*offer{}, echoes: echoes{of: map[string]*offer{}},
+		said: map[ident]time.Time{}, waiting: map[netip.AddrPort]*reply{},
 	}
-	return r
 }
 
-// stand has an application announced, or what is announced replaced.
-func (r *responder) stand(now time.Time, app int, offers []offer) {
-	s := r.apps[app]
-	r.unsay(s)
+// stand has something announced, or what is announced under the key replaced.
+func (r *responder) stand(now time.Time, key string, offers []*offer) {
+	s := r.standings[key]
+	if s == nil {
+		s = &standing{key: key}
+		r.standings[key] = s
+	}
+	for _, o := range s.offers {
+		r.remove(o)
+	}
 	s.offers = offers
+	for _, o := range offers {
+		r.add(s, o)
+	}
 	s.probe(now)
 }
 
-// unsay drops the answers that wait and speak of an application.
-func (r *responder) unsay(s *standing) {
-	for _, w := range r.waiting {
-		for i := range s.offers {
-			delete(w.told, &s.offers[i])
+// add has an offer looked at where its names are named.
+func (r *responder) add(s *standing, o *offer) {
+	o.by = s
+	for _, name := range o.names() {
+		r.names[name] = append(r.names[name], o)
+	}
+}
+
+// remove undoes add, and drops the answers that wait and speak of the offer.
+func (r *responder) remove(o *offer) {
+	for _, name := range o.names() {
+		if list := slices.DeleteFunc(r.names[name], func(other *offer) bool { return other == o }); len(list) > 0 {
+			r.names[name] = list
+		} else {
+			delete(r.names, name)
 		}
+	}
+	r.unsay(o)
+	for _, rec := range o.all() {
+		if rec.name == o.name || o.echo {
+			delete(r.said, recordID(rec))
+		}
+	}
+}
+
+// unsay drops the answers that wait and speak of an offer.
+func (r *responder) unsay(o *offer) {
+	for _, w := range r.waiting {
+		delete(w.told, o)
 	}
 }
 
@@ -105,10 +141,18 @@ func (s *standing) probe(now time.Time) {
 	s.next = now.Add(rand.N(probeEvery))
 }
 
-// leave takes an application back.
-func (r *responder) leave(now time.Time, app int) {
-	s := r.apps[app]
-	r.unsay(s)
+// leave takes back what stands under the key, with its echoes.
+func (r *responder) leave(now time.Time, key string) {
+	s := r.standings[key]
+	if s == nil {
+		return
+	}
+	if s == r.echoes.claim {
+		r.dropAll(now)
+	}
+	for _, o := range s.offers {
+		r.unsay(o)
+	}
 	if s.stage == stageStanding {
 		s.next, s.count = now, 0
 	} else {
@@ -121,47 +165,53 @@ func (r *responder) leave(now time.Time, app int) {
 func (r *responder) restart(now time.Time) {
 	clear(r.said)
 	clear(r.waiting)
-	for _, s := range r.apps {
+	for _, s := range r.standings {
 		if s.stage != stageAway {
 			s.probe(now)
 		}
 	}
+	r.repeatEchoes(now)
 }
 
 // hear takes a packet in. src is its sender, and on the link.
 func (r *responder) hear(now time.Time, src netip.AddrPort, m message) {
 	if m.response {
-		for _, s := range r.apps {
-			s.hear(now, r, m.records)
-		}
+		r.compare(now, m.records)
 		return
 	}
-	for _, s := range r.apps {
-		if s.stage == stageProbing && s.loses(m.proposed) {
-			s.stage, s.count, s.next = stageProbing, 0, now.Add(deferFor)
+	for _, rec := range m.proposed {
+		for _, o := range r.names[fold(rec.name)] {
+			if s := o.by; s.stage == stageProbing && !o.echo && o.loses(rec) {
+				s.count, s.next = 0, now.Add(deferFor)
+			}
 		}
 	}
 	r.answer(now, src, m)
 }
 
-// hear looks for records that are against ours.
-func (s *standing) hear(now time.Time, r *responder, records []record) {
-	if s.stage != stageProbing && s.stage != stageStanding {
-		return
-	}
-	for i := range s.offers {
-		o := &s.offers[i]
-		for _, rec := range records {
+// compare looks for records that are against ours.
+func (r *responder) compare(now time.Time, records []record) {
+	var judged []*standing // a packet has one word against each
+	for _, rec := range records {
+		for _, o := range r.names[fold(rec.name)] {
+			s := o.by
+			if slices.Contains(judged, s) {
+				continue
+			}
 			switch {
-			case o.contests(rec) && s.stage == stageStanding:
+			case s.stage == stageStanding && o.contests(rec):
 				s.probe(now) // RFC 6762 section 9: let it be seen who answers
-				return
-			case o.contests(rec):
+				judged = append(judged, s)
+			case s.stage == stageProbing && o.contests(rec) && !o.echo: // of an echo, the claim tells
 				s.stage, s.next = stageConflict, now.Add(conflictFor+rand.N(time.Second))
-				r.contested = append(r.contested, s.app)
-				return
+				r.contested = append(r.contested, s.key)
+				judged = append(judged, s)
 			case s.stage == stageStanding && o.takesBack(rec):
 				// Somebody said goodbye for what is ours, as a predecessor of the same name does.
+				if o.echo {
+					r.announceEcho(now, o)
+					continue
+				}
 				s.count, s.next = announcements-1, now
 				clear(r.said)
 			}
@@ -169,57 +219,40 @@ func (s *standing) hear(now time.Time, r *responder, records []record) {
 	}
 }
 
-// loses says whether somebody who probes for the same name at the same time goes first: the one
-// with the later data does (RFC 6762 section 8.2).
-func (s *standing) loses(proposed []record) bool {
-	for i := range s.offers {
-		o := &s.offers[i]
-		for _, rec := range proposed {
-			if rec.kind == dns.TypeSRV && strings.EqualFold(rec.name, o.name) && rec.data() > o.srv.data() {
-				return true
-			}
-		}
-	}
-	return false
-}
-
 // answer notes what an asker is to be told, and when.
 func (r *responder) answer(now time.Time, src netip.AddrPort, m message) {
 	legacy := src.Port() != port
 	told, unicast := map[*offer][]record{}, map[*offer][]record{}
 	shared := false
-	for _, s := range r.apps {
-		if s.stage != stageStanding {
-			continue
-		}
-		for i := range s.offers {
-			o := &s.offers[i]
-			for _, q := range m.questions {
-				for _, rec := range o.answers(q.question) {
-					if len(m.proposed) > 0 {
-						delete(r.said, recordID(rec)) // a probe is answered at once (section 6)
-					}
-					switch {
-					case knows(m.records, rec):
-					case legacy, q.unicast && now.Sub(r.said[recordID(rec)]) < rec.ttl/4:
-						unicast[o] = append(unicast[o], rec)
-					default:
-						told[o] = append(told[o], rec)
-						shared = shared || !rec.flush
-					}
+	for _, q := range m.questions {
+		for _, o := range r.names[fold(q.name)] {
+			if o.by.stage != stageStanding {
+				continue
+			}
+			for _, rec := range o.answers(q.question) {
+				if len(m.proposed) > 0 {
+					delete(r.said, recordID(rec)) // a probe is answered at once (section 6)
+				}
+				switch {
+				case knows(m.records, rec):
+				case legacy, q.unicast && now.Sub(r.said[recordID(rec)]) < rec.ttl/4:
+					unicast[o] = append(unicast[o], rec)
+				default:
+					told[o] = append(told[o], rec)
+					shared = shared || !rec.flush
 				}
 			}
 		}
 	}
 	if len(unicast) > 0 {
-		r.tellOne(src, m, unicast, legacy)
+		r.tellOne(now, src, m, unicast, legacy)
 	}
 	if w := r.waiting[src]; w != nil { // more known answers of the same asker
 		for o, list := range w.told {
 			w.told[o] = slices.DeleteFunc(list, func(rec record) bool { return knows(m.records, rec) })
 		}
 	}
-	if len(told) == 0 || len(r.waiting) >= mostAskers {
+	if len(told) == 0 || r.waiting[src] == nil && len(r.waiting) >= mostAskers {
 		return
 	}
 	due := now
@@ -231,9 +264,10 @@ func (r *responder) answer(now time.Time, src netip.AddrPort, m message) {
 	}
 	w := r.waiting[src]
 	if w == nil {
-		w = &reply{due: due, told: map[*offer][]record{}}
+		w = &reply{since: now, due: due, told: map[*offer][]record{}}
 		r.waiting[src] = w
 	}
+	w.due = sooner(w.due, due)
 	for o, list := range told {
 		for _, rec := range list {
 			if !slices.ContainsFunc(w.told[o], func(t record) bool { return recordID(t) == recordID(rec) }) {
@@ -253,8 +287,11 @@ func knows(known []record, rec record) bool {
 }
 
 // tellOne answers one asker at once.
-func (r *responder) tellOne(to netip.AddrPort, m message, told map[*offer][]record, legacy bool) {
-	for _, msg := range compose(told, func(rec record) dns.RR {
+func (r *responder) tellOne(now time.Time, to netip.AddrPort, m message, told map[*offer][]record, legacy bool) {
+	for o := range told {
+		o.spoken = now
+	}
+	for _, msg := range compose(told, true, func(rec record) dns.RR {
 		if legacy {
 			return rec.rr(min(rec.ttl, legacyTTL), false)
 		}
@@ -273,22 +310,45 @@ func (r *responder) tellOne(to netip.AddrPort, m message, told map[*offer][]reco
 // step returns what is due.
 func (r *responder) step(now time.Time) []outgoing {
 	for src, w := range r.waiting {
-		if !w.due.After(now) {
-			r.sayAll(now, w.told)
+		if !w.due.After(now) && r.reply(now, w) {
 			delete(r.waiting, src)
 		}
 	}
-	for _, s := range r.apps {
+	for _, s := range r.standings {
 		if !s.next.IsZero() && !s.next.After(now) {
 			r.advance(now, s)
 		}
 	}
+	r.stepEchoes(now)
 	out := r.ready
 	r.ready = nil
 	return out
 }
 
-// advance does the next thing for an application.
+// reply tells an asker what is due, and says whether that was all. What was said to all since it
+// asked it has heard. What was said within the second before waits until that is over (RFC 6762
+// section 6): a sidecar that has just begun to listen has not heard it, asks only once, and waits
+// for a second.
+func (r *responder) reply(now time.Time, w *reply) (all bool) {
+	say, later := map[*offer][]record{}, map[*offer][]record{}
+	w.due = time.Time{}
+	for o, list := range w.told {
+		for _, rec := range list {
+			switch at, ok := r.said[recordID(rec)]; {
+			case !ok || now.Sub(at) >= repeatAfter:
+				say[o] = append(say[o], rec)
+			case at.Before(w.since):
+				later[o] = append(later[o], rec)
+				w.due = sooner(w.due, at.Add(repeatAfter))
+			}
+		}
+	}
+	r.sayAll(now, say)
+	w.told = later
+	return len(later) == 0
+}
+
+// advance does the next thing for what stands.
 func (r *responder) advance(now time.Time, s *standing) {
 	switch {
 	case s.stage == stageConflict:
@@ -303,7 +363,7 @@ func (r *responder) advance(now time.Time, s *standing) {
 	case s.stage == stageStanding:
 		r.announce(now, s)
 	default: // away: a goodbye, and once more in case it was lost
-		r.bye(s)
+		r.bye(s.offers)
 		s.count, s.next = s.count+1, now.Add(probeEvery)
 		if s.count == 2 {
 			s.next = time.Time{}
@@ -313,8 +373,8 @@ func (r *responder) advance(now time.Time, s *standing) {
 
 func (r *responder) announce(now time.Time, s *standing) {
 	told := map[*offer][]record{}
-	for i := range s.offers {
-		told[&s.offers[i]] = s.offers[i].all()
+	for _, o := range s.offers {
+		told[o] = o.all()
 	}
 	r.sayAll(now, told)
 	s.count++
@@ -334,36 +394,48 @@ func (r *responder) sayAll(now time.Time, told map[*offer][]record) {
 		for _, rec := range told[o] {
 			r.said[recordID(rec)] = now
 		}
+		if len(told[o]) > 0 {
+			o.spoken = now
+		}
 	}
-	for _, msg := range compose(told, func(rec record) dns.RR { return rec.rr(rec.ttl, rec.flush) }) {
+	for _, msg := range compose(told, true, func(rec record) dns.RR { return rec.rr(rec.ttl, rec.flush) }) {
 		r.ready = append(r.ready, outgoing{packet: msg})
 	}
 }
 
-// compose spreads answers over packets, what belongs to one offer in one packet.
-func compose(told map[*offer][]record, rr func(record) dns.RR) (out []dns.Msg) {
+// compose spreads answers over packets, what belongs to one offer in one packet; with whole, also
+// what the answers lead to. What several offers have in common stands in a packet once.
+func compose(told map[*offer][]record, whole bool, rr func(record) dns.RR) (out []dns.Msg) {
 	size := packetBudget
+	var there map[ident]struct{} // what the last packet has beside its answers
 	offers := slices.SortedFunc(maps.Keys(told), func(a, b *offer) int { return strings.Compare(a.name, b.name) })
 	for _, o := range offers {
 		if len(told[o]) == 0 {
 			continue
 		}
-		extra := o.additional(told[o])
+		var extra []record
+		if whole {
+			extra = o.additional(told[o])
+		}
 		need := 0
 		for _, rec := range slices.Concat(told[o], extra) {
 			need += rec.size()
 		}
 		if size+need > packetBudget {
 			out = append(out, dns.Msg{MsgHdr: dns.MsgHdr{Response: true, Authoritative: true}})
-			size = 12
+			size, there = 12, map[ident]struct{}{}
 		}
-		size += need
 		m := &out[len(out)-1]
 		for _, rec := range told[o] {
+			size += rec.size()
 			m.Answer = append(m.Answer, rr(rec))
 		}
 		for _, rec := range extra {
-			m.Extra = append(m.Extra, rr(rec))
+			if _, twice := there[recordID(rec)]; !twice {
+				there[recordID(rec)] = struct{}{}
+				size += rec.size()
+				m.Extra = append(m.Extra, rr(rec))
+			}
 		}
 	}
 	return out
@@ -382,34 +454,32 @@ func (r record) size() int {
 // for an answer to all, not to this host alone: another program of this host may hold the port,
 // and get what is sent to the host.
 func (s *standing) probePacket() (m dns.Msg) {
-	for i := range s.offers {
-		o := &s.offers[i]
+	for _, o := range s.offers {
 		m.Question = append(m.Question, dns.Question{Name: o.name, Qtype: dns.TypeANY, Qclass: dns.ClassINET})
 		m.Ns = append(m.Ns, o.srv.rr(o.srv.ttl, false), o.txt.rr(o.txt.ttl, false))
 	}
 	return m
 }
 
-// bye takes back what an application announced. What others may also stand on stays: the type
-// in the enumeration, and the host.
-func (r *responder) bye(s *standing) {
-	m := dns.Msg{MsgHdr: dns.MsgHdr{Response: true, Authoritative: true}}
-	for i := range s.offers {
-		o := &s.offers[i]
-		for _, rec := range []record{o.pointer, o.srv, o.txt} {
-			m.Answer = append(m.Answer, rec.rr(0, rec.flush))
-		}
+// bye takes back what was announced. What others may also stand on stays: the type in the
+// enumeration, and the host.
+func (r *responder) bye(offers []*offer) {
+	told := map[*offer][]record{}
+	for _, o := range offers {
+		told[o] = []record{o.pointer, o.srv, o.txt}
 	}
-	r.ready = append(r.ready, outgoing{packet: m})
+	for _, msg := range compose(told, false, func(rec record) dns.RR { return rec.rr(0, rec.flush) }) {
+		r.ready = append(r.ready, outgoing{packet: msg})
+	}
 }
 
 // wake gives the time when there is something to send next.
 func (r *responder) wake() (next time.Time) {
-	for _, s := range r.apps {
+	for _, s := range r.standings {
 		next = sooner(next, s.next)
 	}
 	for _, w := range r.waiting {
 		next = sooner(next, w.due)
 	}
-	return next
+	return sooner(next, r.wakeEchoes())
 }

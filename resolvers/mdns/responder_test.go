@@ -28,12 +28,15 @@ func cart(namespace string) resolvers.Registration {
 }
 
 func newStand(t testing.TB, apps ...resolvers.Registration) *stand {
-	s := &stand{t: t, now: time.Unix(1_000_000, 0), r: newResponder(len(apps))}
-	for i, a := range apps {
-		s.r.stand(s.now, i, offers(a, []netip.Addr{netip.MustParseAddr(a.Address)}, DefaultTTL))
+	s := &stand{t: t, now: time.Unix(1_000_000, 0), r: newResponder()}
+	for _, a := range apps {
+		s.r.stand(s.now, a.ID, offers(a, []netip.Addr{netip.MustParseAddr(a.Address)}, DefaultTTL))
 	}
 	return s
 }
+
+// cart gives what became of the application that cart makes.
+func (s *stand) cart() *standing { return s.r.standings[cart("").ID] }
 
 func (s *stand) pass(d time.Duration) {
 	for end := s.now.Add(d); !s.now.After(end); s.now = s.now.Add(10 * time.Millisecond) {
@@ -235,7 +238,7 @@ func TestKnownAnswersAndRepetitionsAreLeftOut(t *testing.T) {
 	s := newStand(t, cart(""))
 	s.pass(20 * time.Second)
 	s.take()
-	ptr := s.r.apps[0].offers[1].pointer
+	ptr := s.cart().offers[1].pointer
 	m := ask(dns.TypePTR, dns.ClassINET, "cart.local.")
 	m.Answer = []dns.RR{ptr.rr(ptr.ttl*3/4, false)}
 	s.hears("10.0.0.9:5353", m)
@@ -253,6 +256,17 @@ func TestKnownAnswersAndRepetitionsAreLeftOut(t *testing.T) {
 	s.pass(500 * time.Millisecond)
 	if sent := s.take(); len(sent) > 0 {
 		t.Error("it was said to all within the last second")
+	}
+	s.pass(600 * time.Millisecond)
+	if sent := s.take(); len(sent) != 1 {
+		t.Error("who asked after it was said does not hear it when the second is over")
+	}
+	s.hears("10.0.0.7:5353", ask(dns.TypePTR, dns.ClassINET, "cart.local."))
+	s.pass(10 * time.Millisecond)
+	s.hears("[fe80::7]:5353", ask(dns.TypePTR, dns.ClassINET, "cart.local."))
+	s.pass(3 * time.Second)
+	if sent := s.take(); len(sent) != 1 {
+		t.Errorf("two who asked before it was said are told in %d packets", len(sent))
 	}
 
 	// Known answers that follow in a second packet.
@@ -274,7 +288,7 @@ func TestGoodbye(t *testing.T) {
 	s.pass(20 * time.Second)
 	s.take()
 	s.hears("10.0.0.9:5353", ask(dns.TypePTR, dns.ClassINET, "cart.local.")) // its answer waits
-	s.r.leave(s.now, 0)
+	s.r.leave(s.now, cart("").ID)
 	s.pass(5 * time.Second)
 	sent := s.take()
 	want := []string{
@@ -299,7 +313,7 @@ func TestGoodbye(t *testing.T) {
 	never := newStand(t, cart(""))
 	never.pass(100 * time.Millisecond)
 	never.take()
-	never.r.leave(never.now, 0)
+	never.r.leave(never.now, cart("").ID)
 	never.pass(time.Second)
 	if sent := never.take(); len(sent) > 0 {
 		t.Error("a goodbye for what was never announced could take a namesake's place")
@@ -318,19 +332,19 @@ func TestConflicts(t *testing.T) {
 		s.hears("10.0.0.7:5353", said(theirs[0].all()...))
 		s.take()
 		s.pass(8 * time.Second)
-		if sent := s.take(); len(sent) > 0 || s.r.apps[0].stage != stageConflict || len(s.r.contested) != 1 {
-			t.Errorf("stage %d, contested %v, sent %v", s.r.apps[0].stage, s.r.contested, sent)
+		if sent := s.take(); len(sent) > 0 || s.cart().stage != stageConflict || len(s.r.contested) != 1 {
+			t.Errorf("stage %d, contested %v, sent %v", s.cart().stage, s.r.contested, sent)
 		}
 		s.pass(10 * time.Second)
-		if s.r.apps[0].stage != stageStanding {
+		if s.cart().stage != stageStanding {
 			t.Error("the name is not taken, though nobody has it any more")
 		}
 	})
 	t.Run("our own words come back", func(t *testing.T) {
 		s := newStand(t, cart(""))
 		s.pass(2 * time.Second)
-		s.hears("10.0.0.1:5353", said(s.r.apps[0].offers[0].all()...))
-		if s.r.apps[0].stage != stageStanding {
+		s.hears("10.0.0.1:5353", said(s.cart().offers[0].all()...))
+		if s.cart().stage != stageStanding {
 			t.Error("they were taken for somebody else's")
 		}
 	})
@@ -338,11 +352,11 @@ func TestConflicts(t *testing.T) {
 		s := newStand(t, cart(""))
 		s.pass(20 * time.Second)
 		s.hears("10.0.0.7:5353", said(theirs[0].all()...))
-		if s.r.apps[0].stage != stageProbing {
+		if s.cart().stage != stageProbing {
 			t.Fatal("it does not look who has the name")
 		}
 		s.hears("10.0.0.7:5353", said(theirs[0].all()...))
-		if s.r.apps[0].stage != stageConflict {
+		if s.cart().stage != stageConflict {
 			t.Error("it announces what somebody else answers for")
 		}
 	})
@@ -359,7 +373,7 @@ func TestConflicts(t *testing.T) {
 		earlier.pass(600 * time.Millisecond)
 		earlier.hears("10.0.0.7:5353", probe)
 		earlier.pass(time.Second)
-		if earlier.r.apps[0].stage != stageStanding {
+		if earlier.cart().stage != stageStanding {
 			t.Error("the one with the later data waits")
 		}
 	})
@@ -367,7 +381,7 @@ func TestConflicts(t *testing.T) {
 		s := newStand(t, cart(""))
 		s.pass(20 * time.Second)
 		s.take()
-		s.hears("10.0.0.1:5353", said(gone(s.r.apps[0].offers[0].all()[:3])...))
+		s.hears("10.0.0.1:5353", said(gone(s.cart().offers[0].all()[:3])...))
 		s.pass(100 * time.Millisecond)
 		if sent := s.take(); len(sent) != 1 || len(sent[0].packet.Answer) == 0 {
 			t.Error("it is not announced anew")
@@ -377,13 +391,13 @@ func TestConflicts(t *testing.T) {
 
 func TestARestartedLinkIsToldAnew(t *testing.T) {
 	s := newStand(t, cart(""), func() resolvers.Registration { a := cart(""); a.ID = "other"; return a }())
-	s.r.leave(s.now, 1)
+	s.r.leave(s.now, "other")
 	s.pass(20 * time.Second)
 	s.take()
 	s.r.restart(s.now)
 	s.pass(20 * time.Second)
 	sent := s.take()
-	if len(sent) != probes+announcements || s.r.apps[1].stage != stageAway {
+	if len(sent) != probes+announcements || s.r.standings["other"].stage != stageAway {
 		t.Errorf("%d packets were sent", len(sent))
 	}
 }

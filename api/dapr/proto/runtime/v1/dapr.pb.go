@@ -13,6 +13,7 @@ import (
 	v1 "github.com/farcall/farcall/api/dapr/proto/common/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	emptypb "google.golang.org/protobuf/types/known/emptypb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -77,16 +78,178 @@ func (x *InvokeServiceRequest) GetMessage() *v1.InvokeRequest {
 	return nil
 }
 
+type GetMetadataRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetMetadataRequest) Reset() {
+	*x = GetMetadataRequest{}
+	mi := &file_dapr_proto_runtime_v1_dapr_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetMetadataRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetMetadataRequest) ProtoMessage() {}
+
+func (x *GetMetadataRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_dapr_proto_runtime_v1_dapr_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetMetadataRequest.ProtoReflect.Descriptor instead.
+func (*GetMetadataRequest) Descriptor() ([]byte, []int) {
+	return file_dapr_proto_runtime_v1_dapr_proto_rawDescGZIP(), []int{1}
+}
+
+// Of what Dapr says of itself, only what an agent has: no components, actors or subscriptions.
+type GetMetadataResponse struct {
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	Id               string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	ExtendedMetadata map[string]string      `protobuf:"bytes,4,rep,name=extended_metadata,json=extended,proto3" json:"extended_metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	RuntimeVersion   string                 `protobuf:"bytes,8,opt,name=runtime_version,json=runtimeVersion,proto3" json:"runtime_version,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *GetMetadataResponse) Reset() {
+	*x = GetMetadataResponse{}
+	mi := &file_dapr_proto_runtime_v1_dapr_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetMetadataResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetMetadataResponse) ProtoMessage() {}
+
+func (x *GetMetadataResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_dapr_proto_runtime_v1_dapr_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetMetadataResponse.ProtoReflect.Descriptor instead.
+func (*GetMetadataResponse) Descriptor() ([]byte, []int) {
+	return file_dapr_proto_runtime_v1_dapr_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *GetMetadataResponse) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *GetMetadataResponse) GetExtendedMetadata() map[string]string {
+	if x != nil {
+		return x.ExtendedMetadata
+	}
+	return nil
+}
+
+func (x *GetMetadataResponse) GetRuntimeVersion() string {
+	if x != nil {
+		return x.RuntimeVersion
+	}
+	return ""
+}
+
+type SetMetadataRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Value         string                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetMetadataRequest) Reset() {
+	*x = SetMetadataRequest{}
+	mi := &file_dapr_proto_runtime_v1_dapr_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetMetadataRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetMetadataRequest) ProtoMessage() {}
+
+func (x *SetMetadataRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_dapr_proto_runtime_v1_dapr_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetMetadataRequest.ProtoReflect.Descriptor instead.
+func (*SetMetadataRequest) Descriptor() ([]byte, []int) {
+	return file_dapr_proto_runtime_v1_dapr_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *SetMetadataRequest) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *SetMetadataRequest) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
 var File_dapr_proto_runtime_v1_dapr_proto protoreflect.FileDescriptor
 
 const file_dapr_proto_runtime_v1_dapr_proto_rawDesc = "" +
 	"\n" +
-	" dapr/proto/runtime/v1/dapr.proto\x12\x15dapr.proto.runtime.v1\x1a!dapr/proto/common/v1/common.proto\"e\n" +
+	" dapr/proto/runtime/v1/dapr.proto\x12\x15dapr.proto.runtime.v1\x1a!dapr/proto/common/v1/common.proto\x1a\x1bgoogle/protobuf/empty.proto\"e\n" +
 	"\x14InvokeServiceRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12=\n" +
-	"\amessage\x18\x03 \x01(\v2#.dapr.proto.common.v1.InvokeRequestR\amessage2j\n" +
+	"\amessage\x18\x03 \x01(\v2#.dapr.proto.common.v1.InvokeRequestR\amessage\"\x14\n" +
+	"\x12GetMetadataRequest\"\xfa\x01\n" +
+	"\x13GetMetadataResponse\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12e\n" +
+	"\x11extended_metadata\x18\x04 \x03(\v2@.dapr.proto.runtime.v1.GetMetadataResponse.ExtendedMetadataEntryR\bextended\x12'\n" +
+	"\x0fruntime_version\x18\b \x01(\tR\x0eruntimeVersion\x1aC\n" +
+	"\x15ExtendedMetadataEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"<\n" +
+	"\x12SetMetadataRequest\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value2\xa2\x02\n" +
 	"\x04Dapr\x12b\n" +
-	"\rInvokeService\x12+.dapr.proto.runtime.v1.InvokeServiceRequest\x1a$.dapr.proto.common.v1.InvokeResponse2d\n" +
+	"\rInvokeService\x12+.dapr.proto.runtime.v1.InvokeServiceRequest\x1a$.dapr.proto.common.v1.InvokeResponse\x12d\n" +
+	"\vGetMetadata\x12).dapr.proto.runtime.v1.GetMetadataRequest\x1a*.dapr.proto.runtime.v1.GetMetadataResponse\x12P\n" +
+	"\vSetMetadata\x12).dapr.proto.runtime.v1.SetMetadataRequest\x1a\x16.google.protobuf.Empty2d\n" +
 	"\vAppCallback\x12U\n" +
 	"\bOnInvoke\x12#.dapr.proto.common.v1.InvokeRequest\x1a$.dapr.proto.common.v1.InvokeResponseB@Z>github.com/farcall/farcall/api/dapr/proto/runtime/v1;runtimev1b\x06proto3"
 
@@ -102,23 +265,33 @@ func file_dapr_proto_runtime_v1_dapr_proto_rawDescGZIP() []byte {
 	return file_dapr_proto_runtime_v1_dapr_proto_rawDescData
 }
 
-var file_dapr_proto_runtime_v1_dapr_proto_msgTypes = make([]protoimpl.MessageInfo, 1)
+var file_dapr_proto_runtime_v1_dapr_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
 var file_dapr_proto_runtime_v1_dapr_proto_goTypes = []any{
 	(*InvokeServiceRequest)(nil), // 0: dapr.proto.runtime.v1.InvokeServiceRequest
-	(*v1.InvokeRequest)(nil),     // 1: dapr.proto.common.v1.InvokeRequest
-	(*v1.InvokeResponse)(nil),    // 2: dapr.proto.common.v1.InvokeResponse
+	(*GetMetadataRequest)(nil),   // 1: dapr.proto.runtime.v1.GetMetadataRequest
+	(*GetMetadataResponse)(nil),  // 2: dapr.proto.runtime.v1.GetMetadataResponse
+	(*SetMetadataRequest)(nil),   // 3: dapr.proto.runtime.v1.SetMetadataRequest
+	nil,                          // 4: dapr.proto.runtime.v1.GetMetadataResponse.ExtendedMetadataEntry
+	(*v1.InvokeRequest)(nil),     // 5: dapr.proto.common.v1.InvokeRequest
+	(*v1.InvokeResponse)(nil),    // 6: dapr.proto.common.v1.InvokeResponse
+	(*emptypb.Empty)(nil),        // 7: google.protobuf.Empty
 }
 var file_dapr_proto_runtime_v1_dapr_proto_depIdxs = []int32{
-	1, // 0: dapr.proto.runtime.v1.InvokeServiceRequest.message:type_name -> dapr.proto.common.v1.InvokeRequest
-	0, // 1: dapr.proto.runtime.v1.Dapr.InvokeService:input_type -> dapr.proto.runtime.v1.InvokeServiceRequest
-	1, // 2: dapr.proto.runtime.v1.AppCallback.OnInvoke:input_type -> dapr.proto.common.v1.InvokeRequest
-	2, // 3: dapr.proto.runtime.v1.Dapr.InvokeService:output_type -> dapr.proto.common.v1.InvokeResponse
-	2, // 4: dapr.proto.runtime.v1.AppCallback.OnInvoke:output_type -> dapr.proto.common.v1.InvokeResponse
-	3, // [3:5] is the sub-list for method output_type
-	1, // [1:3] is the sub-list for method input_type
-	1, // [1:1] is the sub-list for extension type_name
-	1, // [1:1] is the sub-list for extension extendee
-	0, // [0:1] is the sub-list for field type_name
+	5, // 0: dapr.proto.runtime.v1.InvokeServiceRequest.message:type_name -> dapr.proto.common.v1.InvokeRequest
+	4, // 1: dapr.proto.runtime.v1.GetMetadataResponse.extended_metadata:type_name -> dapr.proto.runtime.v1.GetMetadataResponse.ExtendedMetadataEntry
+	0, // 2: dapr.proto.runtime.v1.Dapr.InvokeService:input_type -> dapr.proto.runtime.v1.InvokeServiceRequest
+	1, // 3: dapr.proto.runtime.v1.Dapr.GetMetadata:input_type -> dapr.proto.runtime.v1.GetMetadataRequest
+	3, // 4: dapr.proto.runtime.v1.Dapr.SetMetadata:input_type -> dapr.proto.runtime.v1.SetMetadataRequest
+	5, // 5: dapr.proto.runtime.v1.AppCallback.OnInvoke:input_type -> dapr.proto.common.v1.InvokeRequest
+	6, // 6: dapr.proto.runtime.v1.Dapr.InvokeService:output_type -> dapr.proto.common.v1.InvokeResponse
+	2, // 7: dapr.proto.runtime.v1.Dapr.GetMetadata:output_type -> dapr.proto.runtime.v1.GetMetadataResponse
+	7, // 8: dapr.proto.runtime.v1.Dapr.SetMetadata:output_type -> google.protobuf.Empty
+	6, // 9: dapr.proto.runtime.v1.AppCallback.OnInvoke:output_type -> dapr.proto.common.v1.InvokeResponse
+	6, // [6:10] is the sub-list for method output_type
+	2, // [2:6] is the sub-list for method input_type
+	2, // [2:2] is the sub-list for extension type_name
+	2, // [2:2] is the sub-list for extension extendee
+	0, // [0:2] is the sub-list for field type_name
 }
 
 func init() { file_dapr_proto_runtime_v1_dapr_proto_init() }
@@ -132,7 +305,7 @@ func file_dapr_proto_runtime_v1_dapr_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_dapr_proto_runtime_v1_dapr_proto_rawDesc), len(file_dapr_proto_runtime_v1_dapr_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   1,
+			NumMessages:   5,
 			NumExtensions: 0,
 			NumServices:   2,
 		},
