@@ -3,9 +3,9 @@
 // and of peers.
 //
 // Its rooms do the work: uplink (feed), contribute (what the own registries say, to those who ask
-// for it), consult (what synchronizers ask), view (merge), pick (choice), relay (attempts), app
-// (delivery), face (servers), reachability (which peers answer). This package only connects them
-// and answers queries from the view.
+// for it), recall (what they listed, on disk), consult (what synchronizers ask), view (merge), pick
+// (choice), relay (attempts), app (delivery), face (servers), reachability (which peers answer). This
+// package only connects them and answers queries from the view.
 //
 // Goroutines: Run owns them all, in four groups that end one after the other: what tells others of
 // this agent and its applications, what contributes what the registries say (which is last that
@@ -30,8 +30,8 @@ import (
 	"github.com/farcall/farcall/agent/consult"
 	"github.com/farcall/farcall/agent/contribute"
 	"github.com/farcall/farcall/agent/face"
-	"github.com/farcall/farcall/agent/invoke"
 	"github.com/farcall/farcall/agent/reachability"
+	"github.com/farcall/farcall/agent/recall"
 	"github.com/farcall/farcall/agent/relay"
 	"github.com/farcall/farcall/agent/tracing"
 	"github.com/farcall/farcall/agent/uplink"
@@ -61,12 +61,19 @@ type Config struct {
 	// called by its name.
 	Links map[string]func() string
 	Apps  []App
+	// APIToken, where it is not empty, is demanded of every call of the node's applications, or else
+	// the token of one of Apps (Dapr's DAPR_API_TOKEN).
+	APIToken string
+	// AppToken is shown to those applications that have no token of their own (Dapr's
+	// APP_API_TOKEN).
+	AppToken string
 	// Base is what the configuration says of the applications' calls, below every policy.
 	Base policy.Settings
 	// Address is host:port of the internal listener as peers reach it.
 	Address string
-	// ViewFile keeps the last view; empty for nowhere.
-	ViewFile string
+	// ViewFile keeps the last view, and RegistriesFile what the own registries listed; empty for
+	// nowhere.
+	ViewFile, RegistriesFile string
 	// AccessLog is off, errors or all.
 	AccessLog string
 	// Tracing says where the spans of sampled calls go; nil for nowhere. Who the agent is need not be
@@ -82,6 +89,11 @@ type App struct {
 	Protocol app.Protocol
 	// Register puts it into the own registry.
 	Register bool
+	// Token is shown to the application with every call, and a caller that shows it is the
+	// application; empty: none. No two applications have the same.
+	Token string
+	// TLS is how TLS is spoken with it; see app.Access.
+	TLS *app.TLS
 }
 
 // Deps are what an agent uses and does not make. The listeners are closed by Run.
@@ -90,6 +102,9 @@ type Deps struct {
 	Registry *prometheus.Registry
 	// Registrar registers the applications that ask for it; nil where none does.
 	Registrar resolvers.Registrar
+	// Announcer tells the sidecars of the node's links which applications are to be had by way of
+	// Dapr; nil where nobody is told.
+	Announcer resolvers.Announcer
 	// Internal serves peers, HTTP and GRPC the node's applications, Metrics metrics and health.
 	Internal, HTTP, GRPC, Metrics net.Listener
 	// Dapr serves the Dapr sidecars of the node; nil for none.
@@ -107,6 +122,7 @@ type Agent struct {
 	uplink      *uplink.Uplink
 	mirror      atomic.Pointer[mirror.Mirror] // the feed's; nil before there was one
 	hearsay     hearsay
+	recall      *recall.Keeper // nil without registries
 	contributor *contribute.Contributor
 	answers     *consult.Answers
 	tracker     *reachability.Tracker
@@ -118,6 +134,7 @@ type Agent struct {
 	http        *face.HTTP
 	grpc        *face.GRPC
 	dapr        *face.Dapr // nil without a listener for it
+	elsewhere   *announcements
 
 	draining atomic.Bool
 	read     atomic.Bool // the own registries were all read
@@ -127,10 +144,10 @@ type Agent struct {
 func New(cfg Config, deps Deps) (*Agent, error) {
 	a := &Agent{cfg: cfg, deps: deps, log: deps.Log, apps: newDelivery()}
 	self := reach.Self{Cluster: cfg.Cluster, Node: cfg.Node, Address: cfg.Address, Loopback: catalog.IsLoopback(deps.Internal.Addr().String())}
-	r := &router{counter: consult.NewCounter(), protocols: map[catalog.Name]app.Protocol{}}
+	r := &router{counter: consult.NewCounter()}
+	r.spoken, r.others = manners(cfg)
 	ports, sidecars := map[catalog.Name]int{}, map[catalog.Name]bool{}
 	for _, p := range cfg.Apps {
-		r.protocols[p.Name] = p.Protocol
 		ports[p.Name] = p.Port
 		sidecars[p.Name] = p.Protocol == app.Dapr
 	}
@@ -138,6 +155,7 @@ func New(cfg Config, deps Deps) (*Agent, error) {
 		view.Config{Self: self, Locality: cfg.Locality, HasRegistry: len(cfg.Intake.Registries) > 0, Ports: ports, Sidecars: sidecars, Base: cfg.Base},
 		view.Deps{Metrics: deps.Registry, Connected: func() bool { return a.uplink.Connected() }},
 	)
+	a.elsewhere = newAnnouncements(a.book, deps.Announcer)
 	a.tracker = reachability.New(reachability.Deps{
 		Log: deps.Log, Metrics: deps.Registry, Relays: a.book.Relays,
 		Changed: a.found,
@@ -202,7 +220,13 @@ func (a *Agent) rooms(r *router) (err error) {
 	read.Registries = a.contributor.Registries()
 	a.hearsay = hearsay{cluster: a.cfg.Cluster, hold: cmp.Or(read.Guard.Hold, guard.DefaultHold)}
 	a.intake, err = intake.New(read, intake.Deps{Log: a.log, Metrics: intake.NewMetrics(a.deps.Registry), Verdict: a.verdict})
-	return err
+	if err != nil {
+		return err
+	}
+	a.recall = recall.New(recall.Config{Cluster: a.cfg.Cluster, File: a.cfg.RegistriesFile}, recall.Deps{
+		Log: a.log, Metrics: a.deps.Registry, Believed: a.intake.Believed, Held: a.intake.Held,
+	})
+	return nil
 }
 
 // follower hands on what the feed brings: to the view, and to the contributor whether the cluster
@@ -220,7 +244,11 @@ func (f follower) Attach(m *mirror.Mirror) {
 // Changed implements uplink.Listener.
 func (f follower) Changed(ch mirror.Changes) {
 	f.book.Changed(ch)
+	f.elsewhere.fed(ch)
 	if f.intake != nil {
+		if ch.Holds {
+			f.adoptHolds()
+		}
 		f.intake.Review()
 	}
 	if ch.Clusters {
@@ -258,14 +286,14 @@ func (a *Agent) faces(r *router) (err error) {
 	); err != nil {
 		return err
 	}
-	cfg := face.Config{Cluster: a.cfg.Cluster, Node: a.cfg.Node, Version: a.cfg.Version, Caller: a.caller()}
+	cfg := face.Config{Cluster: a.cfg.Cluster, Node: a.cfg.Node, Version: a.cfg.Version, APIToken: a.cfg.APIToken}
 	if host, _, err := net.SplitHostPort(a.cfg.Address); err == nil && net.ParseIP(host) != nil {
 		cfg.Host = host
 	}
 	for _, p := range a.cfg.Apps {
-		cfg.Apps = append(cfg.Apps, p.Name.Service)
+		cfg.Apps = append(cfg.Apps, face.App{Name: p.Name, Token: p.Token})
 	}
-	deps := face.Deps{Relay: a.relay, Own: r, Views: views{r, a.answers}, Log: a.log}
+	deps := face.Deps{Relay: a.relay, Own: r, Views: views{r, a.answers}, Attributes: face.NewAttributes(cfg), Log: a.log}
 	if a.http, err = face.NewHTTP(cfg, deps); err != nil {
 		return err
 	}
@@ -281,17 +309,13 @@ func (a *Agent) faces(r *router) (err error) {
 	return err
 }
 
-// caller is whom calls from this node are said to be from: its only application, or the node.
-func (a *Agent) caller() invoke.Identity {
-	if len(a.cfg.Apps) == 1 {
-		return invoke.Identity{AppID: a.cfg.Apps[0].Name.Service, Namespace: a.cfg.Apps[0].Name.Namespace}
-	}
-	return invoke.Identity{AppID: "node/" + a.cfg.Cluster + "/" + a.cfg.Node}
-}
-
 // Run serves until ctx is done, then drains and returns nil; or it returns why it could not go
 // on. Neither a registry nor a synchronizer that cannot be reached is a reason to.
 func (a *Agent) Run(ctx context.Context) error {
+	if a.recall != nil {
+		// Before the view: what that says is held is held on from there.
+		a.intake.Adopt(intake.Baseline{Registries: a.recall.Load(time.Now())})
+	}
 	a.uplink.Load()
 	life, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
@@ -314,7 +338,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	defer stopServes()
 	defer stopTells()
 
-	needed := start(needs, a.resolve, a.book.Run, a.tracker.Run, a.serveMetrics, a.trace)
+	needed := start(needs, a.resolve, a.remember, a.book.Run, a.tracker.Run, a.serveMetrics, a.trace)
 	served := start(serves,
 		func(ctx context.Context) error { return a.peer.Run(ctx, a.deps.Internal) },
 		func(ctx context.Context) error { return a.http.Run(ctx, a.deps.HTTP) },
@@ -322,7 +346,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		a.serveSidecars,
 	)
 	contributed := start(tells, a.contributor.Run)
-	told := start(life, a.uplink.Run, a.register)
+	told := start(life, a.uplink.Run, a.register, a.elsewhere.run, a.elsewhere.announce)
 
 	<-life.Done()
 	a.drain()
@@ -369,8 +393,19 @@ func (a *Agent) resolve(ctx context.Context) error {
 	return a.intake.Run(ctx, func(ch intake.Change) {
 		a.read.Store(ch.Complete)
 		a.book.Local(ch)
+		a.elsewhere.read(ch)
 		a.contributor.Read(ch.Registries)
+		a.recall.Changed()
 	})
+}
+
+// remember keeps on disk what the own registries list, where the agent has any.
+func (a *Agent) remember(ctx context.Context) error {
+	if a.recall == nil {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	return a.recall.Run(ctx)
 }
 
 // trace sends spans, where they go anywhere. It outlives the calls that they are of.

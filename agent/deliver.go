@@ -5,6 +5,7 @@ import (
 
 	"github.com/farcall/farcall/agent/app"
 	"github.com/farcall/farcall/agent/invoke"
+	"github.com/farcall/farcall/agent/proxy"
 	"github.com/farcall/farcall/agent/relay"
 )
 
@@ -25,6 +26,14 @@ func (d delivery) Deliver(ctx context.Context, e app.Endpoint, r *invoke.Request
 		return d.sidecars.Deliver(ctx, e, r)
 	}
 	return d.apps.Deliver(ctx, e, r)
+}
+
+// Open implements relay.Apps.
+func (d delivery) Open(ctx context.Context, e app.Endpoint, c *proxy.Call) (*proxy.Stream, *invoke.Error) {
+	if e.Protocol == app.Dapr {
+		return d.sidecars.Open(ctx, e, c)
+	}
+	return d.apps.Open(ctx, e, c)
 }
 
 // close lets go of all connections; no call may be under way.

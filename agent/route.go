@@ -3,11 +3,11 @@ package agent
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"time"
 
 	"google.golang.org/grpc/codes"
 
-	"github.com/farcall/farcall/agent/app"
 	"github.com/farcall/farcall/agent/consult"
 	"github.com/farcall/farcall/agent/face"
 	"github.com/farcall/farcall/agent/invoke"
@@ -21,10 +21,13 @@ import (
 
 // router answers a call's query from the view. Safe for concurrent use.
 type router struct {
-	book      *view.Book
-	tracker   *reachability.Tracker
-	counter   *consult.Counter
-	protocols map[catalog.Name]app.Protocol
+	book    *view.Book
+	tracker *reachability.Tracker
+	counter *consult.Counter
+	// spoken is how each application that the agent was told of is spoken to; others is for the
+	// rest.
+	spoken map[catalog.Name]manner
+	others manner
 }
 
 var (
@@ -210,20 +213,6 @@ func meaning(o relay.Outcome) pick.Outcome {
 	}
 }
 
-// endpoint is where an own instance is delivered to: its sidecar, if it is delivered to by way of
-// that; else the application, where its registry says, or on loopback at the port that the agent
-// was told.
-func (r *router) endpoint(i *catalog.Instance) app.Endpoint {
-	e := app.Endpoint{Address: i.Address, Port: r.book.Port(i), Protocol: r.protocols[i.Name]}
-	switch {
-	case e.Protocol == app.Dapr:
-		e.Address, e.Port = r.book.Sidecar(i)
-	case i.Port == 0:
-		e.Address = "127.0.0.1"
-	}
-	return e
-}
-
 // Find implements face.Own.
 func (r *router) Find(id catalog.ID) (face.OwnInstance, bool) {
 	i, ok := r.book.Own(id)
@@ -231,6 +220,14 @@ func (r *router) Find(id catalog.ID) (face.OwnInstance, bool) {
 		return face.OwnInstance{}, false
 	}
 	return face.OwnInstance{Instance: i, App: r.endpoint(i)}, true
+}
+
+// At implements face.Own.
+func (r *router) At(a netip.Addr) (catalog.Name, bool) {
+	if !a.IsValid() {
+		return r.book.OwnOnly()
+	}
+	return r.book.OwnAt(a)
 }
 
 // Any implements face.Own: an instance that serves, before one that only recover-all would use.

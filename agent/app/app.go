@@ -1,5 +1,5 @@
-// Package app delivers calls to the applications of this node, over HTTP/1.1, HTTP/2 without
-// TLS, or gRPC (Dapr's AppCallback).
+// Package app delivers calls to the applications of this node, over HTTP/1.1 or HTTP/2, with TLS or
+// without, or gRPC (Dapr's AppCallback).
 //
 // It does not choose: it is told where. It follows no redirect, adds no compression and repeats
 // nothing that an application may have seen. It runs no goroutines but those of the transports,
@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/farcall/farcall/agent/conns"
@@ -23,7 +24,10 @@ type Protocol string
 // The protocols that there are.
 const (
 	HTTP Protocol = "http"
-	H2C  Protocol = "h2c"
+	// HTTPS is HTTP/1.1 or HTTP/2 over TLS, whichever the application chooses.
+	HTTPS Protocol = "https"
+	H2C   Protocol = "h2c"
+	// GRPC is over TLS where Access has a TLS.
 	GRPC Protocol = "grpc"
 	// Dapr is that of a sidecar on the node, which relay.Sidecars speaks: Channels does not.
 	Dapr Protocol = "dapr"
@@ -34,6 +38,34 @@ type Endpoint struct {
 	Address  string
 	Port     int
 	Protocol Protocol
+	// Access is what the application asks for; nil: nothing.
+	Access *Access
+}
+
+// Access is what an application asks of who calls it. It is not changed, and all endpoints of the
+// application have the same one.
+type Access struct {
+	// Token is shown to the application in dapr-api-token, as Dapr's APP_API_TOKEN is; empty: none
+	// is.
+	Token string
+	// TLS is how TLS is spoken with it. Nil: by the system's authorities where the protocol is
+	// HTTPS, not at all where it is GRPC.
+	TLS *TLS
+}
+
+// token gives what is shown to the application, empty where nothing is.
+func (e Endpoint) token() string {
+	if e.Access == nil {
+		return ""
+	}
+	return e.Access.Token
+}
+
+func (e Endpoint) tls() *TLS {
+	if e.Access == nil {
+		return nil
+	}
+	return e.Access.TLS
 }
 
 func (e Endpoint) hostPort() string { return net.JoinHostPort(e.Address, strconv.Itoa(e.Port)) }
@@ -51,6 +83,8 @@ type Channels struct {
 	http1 *http.Transport
 	http2 *http.Transport
 	grpc  *conns.Pool
+	// secured has the connections over TLS: *secured by *TLS.
+	secured sync.Map
 }
 
 // New makes the channels; nothing is dialled before the first call.
@@ -68,12 +102,14 @@ func (c *Channels) Deliver(ctx context.Context, e Endpoint, r *invoke.Request) (
 	switch e.Protocol {
 	case HTTP, "":
 		return c.deliverHTTP(ctx, c.http1, e, r)
+	case HTTPS:
+		return c.deliverHTTP(ctx, c.over(e.tls()).http, e, r)
 	case H2C:
 		return c.deliverHTTP(ctx, c.http2, e, r)
 	case GRPC:
 		return c.deliverGRPC(ctx, e, r)
 	default:
-		return nil, invoke.NotDispatched(invoke.ReasonUnsupported, "protocol %q is not one of http, h2c, grpc", e.Protocol)
+		return nil, invoke.NotDispatched(invoke.ReasonUnsupported, "protocol %q is not one of http, https, h2c, grpc", e.Protocol)
 	}
 }
 
@@ -82,4 +118,8 @@ func (c *Channels) Close() {
 	c.http1.CloseIdleConnections()
 	c.http2.CloseIdleConnections()
 	c.grpc.Close()
+	c.secured.Range(func(_, s any) bool {
+		s.(*secured).close()
+		return true
+	})
 }

@@ -301,6 +301,10 @@ func TestDies(t *testing.T) {
 			wantError(t, err, codes.Unavailable, "does not take connections")
 			continue
 		}
+		var was *invoke.Error
+		if protocol == H2C && errors.As(err, &was) && was.NotExecuted() && strings.Contains(was.Message, "before the call was sent") {
+			continue // the connection broke between its preface and the call
+		}
 		wantError(t, err, codes.Internal, invoke.ReasonOutcomeUnknown)
 	}
 }
@@ -357,7 +361,7 @@ func TestCannotBeSaid(t *testing.T) {
 	wantError(t, err, codes.InvalidArgument, "invalid HTTP verb")
 	e.Protocol = "telnet"
 	_, err = channels(t).Deliver(testkit.Context(t), e, post(""))
-	wantError(t, err, codes.Unavailable, "http, h2c, grpc")
+	wantError(t, err, codes.Unavailable, "http, https, h2c, grpc")
 	e.Protocol = GRPC
 	r = post("")
 	r.Head = make([]byte, MaxMessage+1)
@@ -408,7 +412,7 @@ func TestGRPCApplication(t *testing.T) {
 	r := post("abc")
 	r.Query, r.ContentType = "q=1", "text/plain"
 	r.Header = invoke.Header{
-		"Accept": {"x"}, "User-Agent": {"ua"}, "accept": {"grpc-spelt"}, "X-Own": {"1", "2"}, "X-Uml": {"\u00e4"}, "trace-bin": {"AAE="}, "bad-bin": {"?"},
+		"Accept": {"x"}, "User-Agent": {"ua"}, "Authorization": {"Bearer x"}, "Content-Type": {"text/plain"}, "accept": {"grpc-spelt"}, "X-Own": {"1", "2"}, "X-Uml": {"\u00e4"}, "trace-bin": {"AAE="}, "bad-bin": {"?"},
 		"dapr-caller-app-id": {"web"}, "destination-app-id": {"cart"}, "content-type": {"application/grpc"}, "Connection": {"x"}, ":authority": {"h"}, "grpc-foo": {"1"}, "x(y": {"1"},
 	}
 	resp, err := c.Deliver(testkit.Context(t), e, r)
@@ -423,7 +427,7 @@ func TestGRPCApplication(t *testing.T) {
 	}
 	for k, want := range map[string]string{
 		"dapr-accept": "x", "accept": "grpc-spelt", "x-own": "1|2", "trace-bin": "\x00\x01", "dapr-caller-app-id": "web", "dapr-content-type": "text/plain",
-		"dapr-authority": "h", "dapr-grpc-foo": "1", "dapr-user-agent": "ua", "destination-app-id": "", "connection": "", "x-uml": "", "x(y": "", "bad-bin": "",
+		"dapr-authority": "h", "dapr-grpc-foo": "1", "dapr-user-agent": "", "authorization": "Bearer x", "destination-app-id": "", "connection": "", "x-uml": "", "x(y": "", "bad-bin": "",
 	} {
 		if got := strings.Join(app.md[k], "|"); got != want {
 			t.Errorf("%s: got %q, want %q", k, got, want)

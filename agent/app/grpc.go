@@ -15,16 +15,26 @@ import (
 
 	"github.com/farcall/farcall/agent/conns"
 	"github.com/farcall/farcall/agent/invoke"
+	"github.com/farcall/farcall/agent/proxy"
 	commonv1 "github.com/farcall/farcall/api/dapr/proto/common/v1"
 	runtimev1 "github.com/farcall/farcall/api/dapr/proto/runtime/v1"
 )
 
 // newConns makes the pool for gRPC applications. There is no keepalive: gRPC servers by default
 // hang up on a client that pings them more than once in five minutes.
-func newConns() *conns.Pool {
-	return conns.New(conns.Config{Options: []grpc.DialOption{
+func newConns(options ...grpc.DialOption) *conns.Pool {
+	return conns.New(conns.Config{Options: append(append(proxy.DialOptions(),
+		proxy.Watch(),
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: dialTimeout}),
-	}})
+	), options...)})
+}
+
+// conns gives the pool of connections to a gRPC application.
+func (c *Channels) conns(e Endpoint) *conns.Pool {
+	if t := e.tls(); t != nil {
+		return c.over(t).grpc
+	}
+	return c.grpc
 }
 
 func (c *Channels) deliverGRPC(ctx context.Context, e Endpoint, r *invoke.Request) (*invoke.Response, error) {
@@ -32,11 +42,12 @@ func (c *Channels) deliverGRPC(ctx context.Context, e Endpoint, r *invoke.Reques
 	if err != nil {
 		return nil, err
 	}
-	conn, err := c.grpc.Acquire(e.hostPort())
+	pool := c.conns(e)
+	conn, err := pool.Acquire(e.hostPort())
 	if err != nil {
 		return nil, invoke.NotDispatched(invoke.ReasonAppDown, "application %s: %v", r.Service, err)
 	}
-	defer c.grpc.Release(conn)
+	defer pool.Release(conn)
 
 	msg := &commonv1.InvokeRequest{
 		Method:      r.Method,
@@ -49,7 +60,7 @@ func (c *Channels) deliverGRPC(ctx context.Context, e Endpoint, r *invoke.Reques
 	}
 	var header, trailer metadata.MD
 	var from peer.Peer
-	out, err := runtimev1.NewAppCallbackClient(conn).OnInvoke(metadata.NewOutgoingContext(ctx, grpcMetadata(r)), msg,
+	out, err := runtimev1.NewAppCallbackClient(conn).OnInvoke(metadata.NewOutgoingContext(ctx, grpcMetadata(e, r)), msg,
 		grpc.Header(&header), grpc.Trailer(&trailer), grpc.Peer(&from))
 	if err != nil && len(header) == 0 && len(trailer) == 0 {
 		// Without a single header the status is not the application's but the transport's.
@@ -57,7 +68,7 @@ func (c *Channels) deliverGRPC(ctx context.Context, e Endpoint, r *invoke.Reques
 			return nil, e
 		}
 		if from.Addr == nil {
-			c.grpc.GiveUp(conn)
+			pool.GiveUp(conn)
 			return nil, invoke.NotDispatched(invoke.ReasonAppDown, "application %s does not take connections: %s", r.Service, status.Convert(err).Message())
 		}
 		return nil, invoke.OutcomeUnknown("application %s at %s: %s", r.Service, e.hostPort(), status.Convert(err).Message())

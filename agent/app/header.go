@@ -14,12 +14,12 @@ import (
 
 // httpHeader turns a call's metadata into the headers an HTTP application gets, as a daprd does
 // (pkg/channel/http, pkg/messaging/v1/util.go). What cannot stand in an HTTP header is left out.
-func httpHeader(r *invoke.Request) http.Header {
+func httpHeader(e Endpoint, r *invoke.Request) http.Header {
 	named := invoke.ConnectionNames(r.Header)
-	h := make(http.Header, len(r.Header)+2)
+	h := make(http.Header, len(r.Header)+3)
 	for k, values := range r.Header {
 		key, ok := headerName(k, named)
-		if !ok || strings.HasSuffix(key, "-bin") || len(values) == 0 || !httpguts.ValidHeaderFieldName(key) {
+		if !ok || binary(key) || len(values) == 0 || !httpguts.ValidHeaderFieldName(key) {
 			continue
 		}
 		key = http.CanonicalHeaderKey(key)
@@ -34,14 +34,26 @@ func httpHeader(r *invoke.Request) http.Header {
 		}
 		h[key] = values
 	}
-	if r.ContentType != "" && !invalidValue(r.ContentType) {
+	switch {
+	case r.TypeURL != "":
+		h["Content-Type"] = []string{"application/x-protobuf"}
+	case r.ContentType != "" && !invalidValue(r.ContentType):
 		h["Content-Type"] = []string{r.ContentType}
+	}
+	if t := e.token(); t != "" {
+		h["Dapr-Api-Token"] = []string{t}
 	}
 	if _, ok := h["User-Agent"]; !ok {
 		// Says to the transport: none, rather than its own.
 		h["User-Agent"] = []string{""}
 	}
 	return h
+}
+
+// binary reports whether a name is that of gRPC's binary metadata, which HTTP does not get.
+func binary(k string) bool {
+	const suffix = "-bin"
+	return len(k) >= len(suffix) && strings.EqualFold(k[len(k)-len(suffix):], suffix)
 }
 
 func invalidValue(v string) bool { return !httpguts.ValidHeaderFieldValue(v) }
@@ -52,9 +64,16 @@ func headerName(k string, named []string) (string, bool) {
 	switch {
 	case k == "" || invoke.HopByHop(k) || containsFold(named, k):
 		return "", false
+	case len(k) == len(invoke.APIToken) && strings.EqualFold(strings.ReplaceAll(k, "_", "-"), invoke.APIToken):
+		// That of the agent's own is added; a caller's word for it would pass for the agent's.
+		return "", false
 	case strings.EqualFold(k, "content-type"), strings.EqualFold(k, "content-length"),
 		strings.EqualFold(k, invoke.DestinationAppID), strings.EqualFold(k, "expect"):
 		return "", false
+	case invoke.ClaimsIdentity(k):
+		// Agents and sidecars stamp it spelt so. Any other spelling is what somebody says of himself,
+		// which sidecars hand on.
+		return k, k == invoke.CallerAppID || k == invoke.CallerNamespace || k == invoke.CalleeAppID
 	case k[0] == ':':
 		return "dapr-" + k[1:], true
 	case len(k) > 5 && strings.EqualFold(k[:5], "grpc-"):
@@ -68,9 +87,9 @@ func containsFold(names []string, k string) bool {
 }
 
 // grpcMetadata turns a call's metadata into what a gRPC application gets.
-func grpcMetadata(r *invoke.Request) metadata.MD {
+func grpcMetadata(e Endpoint, r *invoke.Request) metadata.MD {
 	named := invoke.ConnectionNames(r.Header)
-	md := make(metadata.MD, len(r.Header)+1)
+	md := make(metadata.MD, len(r.Header)+2)
 	for k, values := range r.Header {
 		key, ok := headerName(k, named)
 		if !ok {
@@ -89,8 +108,12 @@ func grpcMetadata(r *invoke.Request) metadata.MD {
 			}
 		}
 	}
-	if r.ContentType != "" && r.Verb != "" && invoke.Printable(r.ContentType) {
+	// From gRPC it is in the message alone.
+	if len(r.Header["Content-Type"]) > 0 && r.ContentType != "" && invoke.Printable(r.ContentType) {
 		md["dapr-content-type"] = []string{r.ContentType}
+	}
+	if t := e.token(); t != "" {
+		md[invoke.APIToken] = []string{t}
 	}
 	return md
 }

@@ -8,14 +8,18 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/farcall/farcall/agent/invoke"
 )
 
+// dialer makes the connections to HTTP applications.
+var dialer = &net.Dialer{Timeout: dialTimeout, KeepAlive: 30 * time.Second}
+
 func newTransport(h2c bool) *http.Transport {
 	t := &http.Transport{
-		DialContext:        (&net.Dialer{Timeout: dialTimeout, KeepAlive: 30 * time.Second}).DialContext,
+		DialContext:        dialer.DialContext,
 		DisableCompression: true,
 		// Dapr's bound; calls beyond it wait for a connection until their deadline.
 		MaxConnsPerHost:        1024,
@@ -41,6 +45,11 @@ func (c *Channels) deliverHTTP(ctx context.Context, t *http.Transport, e Endpoin
 	if err != nil {
 		return nil, httpError(ctx, e, r, err)
 	}
+	if resp.StatusCode < 200 {
+		// What is below 100 would pass for a gRPC code, and nobody has asked for another protocol.
+		resp.Body.Close()
+		return nil, invoke.OutcomeUnknown("application %s at %s: it answered with status %d", r.Service, e.hostPort(), resp.StatusCode)
+	}
 	h := invoke.Header(resp.Header)
 	named := invoke.ConnectionNames(h)
 	contentType := h.First("Content-Type")
@@ -59,14 +68,17 @@ func (c *Channels) deliverHTTP(ctx context.Context, t *http.Transport, e Endpoin
 }
 
 func httpRequest(ctx context.Context, e Endpoint, r *invoke.Request) *http.Request {
-	host := e.hostPort()
+	host, scheme := e.hostPort(), "http"
+	if e.Protocol == HTTPS {
+		scheme = "https"
+	}
 	req := &http.Request{
 		Method:     r.Verb,
-		URL:        &url.URL{Scheme: "http", Host: host, Path: "/" + r.Method, RawQuery: r.Query},
+		URL:        target(scheme, host, r),
 		Proto:      "HTTP/1.1",
 		ProtoMajor: 1,
 		ProtoMinor: 1,
-		Header:     httpHeader(r),
+		Header:     httpHeader(e, r),
 		Host:       host,
 	}
 	switch {
@@ -76,14 +88,35 @@ func httpRequest(ctx context.Context, e Endpoint, r *invoke.Request) *http.Reque
 	case len(r.Head) > 0:
 		req.Body = io.NopCloser(bytes.NewReader(r.Head))
 		req.ContentLength = int64(len(r.Head))
-		if len(r.Header["Idempotency-Key"]) == 0 && len(r.Header["X-Idempotency-Key"]) == 0 {
+		if !repeats(req.Header) {
 			// The transport may then send again what it proved it never wrote, on another
-			// connection than the stale one. With those headers it would also repeat what may
-			// have been executed, which is not ours to decide.
+			// connection than the stale one.
 			req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(r.Head)), nil }
 		}
+	case repeats(req.Header):
+		// A body, though empty, that cannot be had a second time.
+		req.Body = io.NopCloser(bytes.NewReader(nil))
 	}
 	return req.WithContext(ctx)
+}
+
+// repeats reports whether Go's transport would send a call again, if it could, that may have been
+// executed. That is not its to decide.
+func repeats(h http.Header) bool {
+	return len(h["Idempotency-Key"]) > 0 || len(h["X-Idempotency-Key"]) > 0
+}
+
+// spelt are characters that Go escapes in a path and nearly nobody else does, such as the brackets
+// around OData's keys.
+var spelt = strings.NewReplacer("%21", "!", "%27", "'", "%28", "(", "%29", ")", "%2A", "*")
+
+// target is the URL of a call. Its path is the method, spelt in one way only.
+func target(scheme, host string, r *invoke.Request) *url.URL {
+	u := &url.URL{Scheme: scheme, Host: host, Path: "/" + r.Method, RawQuery: r.Query}
+	if strings.ContainsAny(r.Method, "!'()*") {
+		u.RawPath = spelt.Replace(u.EscapedPath())
+	}
+	return u
 }
 
 // streamBody makes the transport's Close of a body stop whoever reads it. One that nobody has
@@ -97,12 +130,22 @@ func (b streamBody) Close() error {
 	return nil
 }
 
+// notEstablished is net/http's word, which it does not export, for a connection over HTTP/2 that was
+// closed before the first request was written on it.
+const notEstablished = "http2: client conn could not be established"
+
 func httpError(ctx context.Context, e Endpoint, r *invoke.Request, err error) *invoke.Error {
 	if r.Rest != nil && r.Rest.Err() != nil {
 		return invoke.BodyError(ctx, r.Rest.Err())
 	}
 	if err := invoke.FromContext(ctx); err != nil {
 		return err
+	}
+	if why := handshakeFailure(err); why != nil {
+		return invoke.NotDispatched(invoke.ReasonAppDown, "application %s at %s: TLS handshake: %v", r.Service, e.hostPort(), why)
+	}
+	if err.Error() == notEstablished {
+		return invoke.NotDispatched(invoke.ReasonAppDown, "application %s at %s closed the connection before the call was sent", r.Service, e.hostPort())
 	}
 	var op *net.OpError
 	if errors.As(err, &op) && op.Op == "dial" {

@@ -122,7 +122,11 @@ func (a *agentAPI) await(ctx context.Context, change <-chan struct{}, timer <-ch
 // query reads a question. The context, which must be cancelled, has the deadline that the caller
 // stated in farcall-timeout.
 func (a *agentAPI) query(ctx context.Context, service, strategy, cluster string) (context.Context, context.CancelFunc, relay.Query, *invoke.Error) {
-	name, err := catalog.ParseName(service, a.face.identity.Namespace)
+	from, e := a.face.identifyGRPC(ctx)
+	if e != nil {
+		return nil, nil, relay.Query{}, e
+	}
+	name, err := catalog.ParseName(service, from.Namespace)
 	if err != nil {
 		return nil, nil, relay.Query{}, invoke.Invalid("%v", err)
 	}

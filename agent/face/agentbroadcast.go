@@ -22,7 +22,7 @@ const maxTarget = 4<<20 - 320<<10
 // Broadcast makes a call at one instance of each cluster, and sends what comes of each as it comes
 // in. That too few succeeded is said in the summary, and is no error of the stream.
 func (a *agentAPI) Broadcast(in *agentv1.BroadcastRequest, stream agentv1.Agent_BroadcastServer) error {
-	record := a.face.relay.Begin(a.face.identity)
+	record := a.face.relay.Begin(a.face.node.Identity)
 	answer, err := a.broadcast(in, stream, &record)
 	record.End(answer, nil)
 	// Where messages were sent the header is gone already, and only now the attempts are known.
@@ -41,14 +41,19 @@ func (a *agentAPI) broadcast(in *agentv1.BroadcastRequest, stream agentv1.Agent_
 	md, _ := metadata.FromIncomingContext(stream.Context())
 	header := a.header(in, md)
 	ctx := record.Trace(stream.Context(), header)
-	query, limit, e := a.broadcastQuery(in, md, header)
+	from, e := a.face.identifyGRPC(ctx)
+	if e != nil {
+		return fail(e)
+	}
+	record.Caller = from.Identity
+	query, limit, e := a.broadcastQuery(in, from, md, header)
 	if e != nil {
 		return fail(e)
 	}
 	record.Name = query.Name
 	ctx, cancel := deadline(ctx, limit)
 	defer cancel()
-	req, e := a.request(in, header, query.Name.Service)
+	req, e := a.request(in, from, header, query.Name.Service)
 	if e != nil {
 		return fail(e)
 	}
@@ -102,12 +107,12 @@ func (a *agentAPI) header(in *agentv1.BroadcastRequest, md metadata.MD) invoke.H
 }
 
 // broadcastQuery reads whom a broadcast is for, and within what time.
-func (a *agentAPI) broadcastQuery(in *agentv1.BroadcastRequest, md metadata.MD, h invoke.Header) (relay.Query, time.Duration, *invoke.Error) {
+func (a *agentAPI) broadcastQuery(in *agentv1.BroadcastRequest, from *who, md metadata.MD, h invoke.Header) (relay.Query, time.Duration, *invoke.Error) {
 	said := firstOf(md)
 	if s := said(invoke.StrategyKey); s != "" && s != relay.Broadcast {
 		return relay.Query{}, 0, invoke.Invalid("%s %.40q: this call is a %s", invoke.StrategyKey, s, relay.Broadcast)
 	}
-	name, err := catalog.ParseName(in.GetService(), a.face.identity.Namespace)
+	name, err := catalog.ParseName(in.GetService(), from.Namespace)
 	if err != nil {
 		return relay.Query{}, 0, invoke.Invalid("%v", err)
 	}
@@ -135,7 +140,7 @@ var verbs = []string{
 }
 
 // request makes the model of the call.
-func (a *agentAPI) request(in *agentv1.BroadcastRequest, h invoke.Header, service string) (*invoke.Request, *invoke.Error) {
+func (a *agentAPI) request(in *agentv1.BroadcastRequest, from *who, h invoke.Header, service string) (*invoke.Request, *invoke.Error) {
 	method, err := invoke.NormalizeMethod(in.GetMethod())
 	if err != nil {
 		return nil, invoke.AsError(err)
@@ -153,7 +158,7 @@ func (a *agentAPI) request(in *agentv1.BroadcastRequest, h invoke.Header, servic
 		Method:      method,
 		Query:       in.GetQuery(),
 		ContentType: in.GetContentType(),
-		Header:      a.face.header(h, service),
+		Header:      a.face.header(h, from, service),
 		Length:      int64(len(in.GetBody())),
 		Head:        in.GetBody(),
 	}

@@ -1,6 +1,7 @@
 package face
 
 import (
+	"bytes"
 	"encoding/json"
 	"net/http"
 	"slices"
@@ -21,8 +22,9 @@ func writeError(w http.ResponseWriter, a relay.Answer) {
 	writeJSON(w, a.Err.HTTPStatus(), errorBody{a.Err.Reason, a.Err.Message})
 }
 
-// writeAnswer writes what the application said; an error says that it was cut short.
-func writeAnswer(w http.ResponseWriter, r *http.Request, a relay.Answer) error {
+// writeAnswer writes what the application said. An error says that it was cut short; where it has
+// not begun, another answer can be given in its place.
+func writeAnswer(w http.ResponseWriter, r *http.Request, a relay.Answer) (begun bool, err error) {
 	resp := a.Response
 	h := w.Header()
 	copyHeader(h, resp)
@@ -30,34 +32,47 @@ func writeAnswer(w http.ResponseWriter, r *http.Request, a relay.Answer) error {
 	if !resp.HTTP() && resp.Status != 0 {
 		// As Dapr: the caller gets the gRPC status in place of the body.
 		h.Set("Content-Type", "application/json")
-		b, err := protojson.Marshal(&internalsv1.Status{Code: int32(resp.Status), Message: resp.Message, Details: resp.Details})
-		if err != nil {
-			// A detail of a type that this agent does not know.
-			b, _ = json.Marshal(map[string]any{"code": resp.Status, "message": resp.Message})
-		}
 		w.WriteHeader(resp.HTTPStatus())
-		_, err = w.Write(b)
-		return err
+		_, err = w.Write(statusJSON(resp))
+		return true, err
 	}
 	status := resp.HTTPStatus()
-	bodyless := r.Method == http.MethodHead || status == http.StatusNoContent || status == http.StatusNotModified
+	bodyless := strings.EqualFold(r.Method, http.MethodHead) || status == http.StatusNoContent || status == http.StatusNotModified
 	if resp.Length >= 0 && (!bodyless || (r.Method == http.MethodHead && resp.Length > 0)) {
 		h.Set("Content-Length", strconv.FormatInt(resp.Length, 10))
 	}
-	w.WriteHeader(status)
-	out := &bodyWriter{w: w, drop: bodyless}
+	out := &bodyWriter{w: w, status: status, drop: bodyless}
 	if resp.Length < 0 && !bodyless {
 		// It streams: each piece goes out as it comes, the headers before the first.
 		out.rc = http.NewResponseController(w)
+		out.begin()
 		if err := out.flush(); err != nil {
-			return err
+			return true, err
 		}
 	}
 	n, err := invoke.Copy(out, resp.Body)
 	if err == nil && resp.Length >= 0 && !bodyless && n != resp.Length {
-		return invoke.OutcomeUnknown("the answer ended after %d of %d bytes", n, resp.Length)
+		err = invoke.OutcomeUnknown("the answer ended after %d of %d bytes", n, resp.Length)
 	}
-	return err
+	if err == nil {
+		out.begin()
+	}
+	return out.status == 0, err
+}
+
+// statusJSON gives a gRPC status as Dapr does. protojson puts blanks in it here and there, which go.
+func statusJSON(resp *invoke.Response) []byte {
+	var out bytes.Buffer
+	b, err := protojson.Marshal(&internalsv1.Status{Code: int32(resp.Status), Message: resp.Message, Details: resp.Details})
+	if err == nil {
+		err = json.Compact(&out, b)
+	}
+	if err != nil {
+		// A detail of a type that this agent does not know.
+		b, _ = json.Marshal(map[string]any{"code": resp.Status, "message": resp.Message})
+		return b
+	}
+	return out.Bytes()
 }
 
 // copyHeader writes an application's headers as an HTTP caller gets them.
@@ -67,21 +82,25 @@ func copyHeader(h http.Header, resp *invoke.Response) {
 		if len(v) == 0 || invoke.HopByHop(k) || invoke.Ours(k) || containsFold(named, k) || !httpguts.ValidHeaderFieldName(k) {
 			continue
 		}
-		switch k = http.CanonicalHeaderKey(k); k {
-		case "Content-Length", "Content-Type":
+		switch k = http.CanonicalHeaderKey(k); {
+		case k == "Content-Length", k == "Content-Type":
 			continue
-		}
-		if strings.HasSuffix(k, "-Bin") {
+		case strings.HasSuffix(k, "-Bin"):
 			continue // gRPC's binary metadata, which Dapr does not hand to HTTP either
+		case strings.HasPrefix(k, "Grpc-"):
+			k = "Dapr-" + k // as Dapr, so that it does not pass for gRPC's own
 		}
 		if old := h[k]; old != nil {
 			v = slices.Concat(old, v)
 		}
 		h[k] = v
 	}
-	if resp.ContentType != "" {
+	switch {
+	case resp.TypeURL != "":
+		h["Content-Type"] = []string{"application/x-protobuf"}
+	case resp.ContentType != "":
 		h["Content-Type"] = []string{resp.ContentType}
-	} else {
+	default:
 		// Says to net/http: none, rather than a guess from the first bytes.
 		h["Content-Type"] = nil
 	}
@@ -89,9 +108,18 @@ func copyHeader(h http.Header, resp *invoke.Response) {
 
 // bodyWriter writes an answer's body, and tells the caller's failures from the application's.
 type bodyWriter struct {
-	w    http.ResponseWriter
-	rc   *http.ResponseController // set where each piece is to go out at once
-	drop bool
+	w      http.ResponseWriter
+	rc     *http.ResponseController // set where each piece is to go out at once
+	status int                      // what is still to be said before the body; 0 once it was
+	drop   bool
+}
+
+// begin writes the head, if that is still to be done.
+func (b *bodyWriter) begin() {
+	if b.status != 0 {
+		b.w.WriteHeader(b.status)
+		b.status = 0
+	}
 }
 
 // writeFailure says that the caller could not be written to.
@@ -103,6 +131,7 @@ func (b *bodyWriter) Write(p []byte) (int, error) {
 	if b.drop {
 		return len(p), nil
 	}
+	b.begin()
 	n, err := b.w.Write(p)
 	if err != nil {
 		return n, &writeFailure{err}

@@ -11,7 +11,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/farcall/farcall/agent/app"
-	"github.com/farcall/farcall/agent/invoke"
 	"github.com/farcall/farcall/agent/relay"
 	"github.com/farcall/farcall/internal/testkit"
 )
@@ -62,7 +61,7 @@ func benchAgent(b *testing.B, t relay.Target) string {
 		b.Fatal(err)
 	}
 	b.Cleanup(r.Close)
-	h, err := NewHTTP(Config{Cluster: "east", Node: "n", Host: "10.0.0.1", Caller: invoke.Identity{AppID: "web", Namespace: "shop"}, Grace: time.Second}, Deps{Relay: r, Own: own{}, Log: testkit.Quiet()})
+	h, err := NewHTTP(Config{Cluster: "east", Node: "n", Host: "10.0.0.1", Apps: []App{{Name: web}}, Grace: time.Second}, Deps{Relay: r, Own: own{}, Log: testkit.Quiet()})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -11,11 +11,11 @@ import (
 	"sync"
 	"time"
 
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 
 	"github.com/farcall/farcall/agent/invoke"
+	"github.com/farcall/farcall/agent/proxy"
 	"github.com/farcall/farcall/agent/relay"
 	"github.com/farcall/farcall/agent/wire"
 	internalsv1 "github.com/farcall/farcall/api/dapr/proto/internals/v1"
@@ -23,17 +23,15 @@ import (
 )
 
 // Dapr is the face that the Dapr sidecars of this node call, as if it were the sidecar next to
-// whatever application they look for. Their calls get the full strategy, as those of the node's
+// whatever application they look for: CallLocal, CallLocalStream and proxied methods. Their calls get the full strategy, as those of the node's
 // applications do. Unlike Peer it delivers nothing by itself, and it takes no call that an agent
 // has relayed already.
 type Dapr struct {
 	internalsv1.UnimplementedServiceInvocationServer
 	caller
-	relay  *relay.Relay
-	grace  time.Duration
-	server *grpc.Server
-	// readers counts the goroutines that read streams; each ends with its call.
-	readers sync.WaitGroup
+	proxying
+	relay *relay.Relay
+	grace time.Duration
 }
 
 var _ internalsv1.ServiceInvocationServer = (*Dapr)(nil)
@@ -43,17 +41,15 @@ func NewDapr(c Config, d Deps) (*Dapr, error) {
 	if err := d.check(); err != nil {
 		return nil, err
 	}
-	out := &Dapr{caller: newCaller(c), relay: d.Relay, grace: grace(c)}
-	out.server = newInvocationServer(out)
+	out := &Dapr{caller: newCaller(c, d), relay: d.Relay, grace: grace(c)}
+	out.listen(out.proxy, invocations(out))
 	return out, nil
 }
 
 // Run serves on l until ctx is done; it then takes no new call, waits for those under way, for
 // Config.Grace at most, cuts off the rest and returns nil. It closes l.
 func (d *Dapr) Run(ctx context.Context, l net.Listener) error {
-	err := runGRPC(ctx, "dapr", d.server, l, d.grace)
-	d.readers.Wait()
-	return err
+	return d.run(ctx, "dapr", l, d.grace)
 }
 
 // CallLocalStream makes a call whose body, and whose answer's, come in pieces.
@@ -99,8 +95,10 @@ type exchange struct {
 
 // serve makes one call, and gives its gRPC error.
 func (d *Dapr) serve(ctx context.Context, x exchange) error {
-	record := d.relay.Begin(d.identity)
-	answer, err := d.call(ctx, &record, x)
+	// A sidecar shows no token here, and is not believed when it says whose it is.
+	from := d.locate(sourceOf(ctx))
+	record := d.relay.Begin(from.Identity)
+	answer, err := d.call(ctx, from, &record, x)
 	record.End(answer, err)
 	switch {
 	case answer.Err != nil:
@@ -112,7 +110,7 @@ func (d *Dapr) serve(ctx context.Context, x exchange) error {
 }
 
 // call makes the call and writes its answer; an error says that the answer was cut short.
-func (d *Dapr) call(ctx context.Context, record *relay.Record, x exchange) (relay.Answer, error) {
+func (d *Dapr) call(ctx context.Context, from *who, record *relay.Record, x exchange) (relay.Answer, error) {
 	fail := func(a relay.Answer, e *invoke.Error) (relay.Answer, error) {
 		a.Err = e
 		return a, nil
@@ -127,7 +125,7 @@ func (d *Dapr) call(ctx context.Context, record *relay.Record, x exchange) (rela
 	}
 	req = withSpan(ctx, req)
 	ctx = record.Trace(ctx, req.Header)
-	query, e := d.sidecarQuery(req)
+	query, e := d.sidecarQuery(from, req)
 	if e != nil {
 		return fail(none, e)
 	}
@@ -141,7 +139,7 @@ func (d *Dapr) call(ctx context.Context, record *relay.Record, x exchange) (rela
 	}
 	ctx, cancel := deadline(ctx, limit)
 	defer cancel()
-	req.Service, req.Header = query.Name.Service, d.header(withoutLength(req.Header), query.Name.Service)
+	req.Service, req.Header = query.Name.Service, d.header(withoutLength(req.Header), from, query.Name.Service)
 	choice, e := d.relay.Route(ctx, query)
 	if e != nil {
 		return fail(none, e)
@@ -202,7 +200,7 @@ func refuseRelayed(ctx context.Context) *invoke.Error {
 
 // sidecarQuery reads whom a sidecar calls, and what its application said about how the call shall
 // be treated. A sidecar says the namespace of its application, and not that of the one it calls.
-func (d *Dapr) sidecarQuery(req *invoke.Request) (relay.Query, *invoke.Error) {
+func (d *Dapr) sidecarQuery(from *who, req *invoke.Request) (relay.Query, *invoke.Error) {
 	if req.Service == "" {
 		return relay.Query{}, invoke.Invalid("neither %s nor %s says which application is called", invoke.DestinationAppID, invoke.CalleeAppID)
 	}
@@ -211,7 +209,7 @@ func (d *Dapr) sidecarQuery(req *invoke.Request) (relay.Query, *invoke.Error) {
 	first := func(key string) string {
 		return h.First(key, http.CanonicalHeaderKey(key), strings.ToLower(key))
 	}
-	name, err := catalog.ParseName(req.Service, cmp.Or(first(invoke.CallerNamespace), d.identity.Namespace))
+	name, err := catalog.ParseName(req.Service, cmp.Or(first(invoke.CallerNamespace), from.Namespace))
 	if err != nil {
 		return relay.Query{}, invoke.Invalid("%v", err)
 	}
@@ -219,15 +217,17 @@ func (d *Dapr) sidecarQuery(req *invoke.Request) (relay.Query, *invoke.Error) {
 }
 
 // withSpan gives the call the trace context of the sidecar's own span, which travels beside the
-// call and not in it. Where there is none, what the application sent stays.
+// call and not in it: in traceparent, from Dapr 1.14 in grpc-trace-bin only. Where there is none,
+// what the application sent stays.
 func withSpan(ctx context.Context, req *invoke.Request) *invoke.Request {
 	// version-traceid-parentid-flags (W3C Trace Context); a trace-id of zeros is none.
 	const length, prefix, none = len("00-0123456789abcdef0123456789abcdef-0123456789abcdef-00"), "00-", "00000000000000000000000000000000"
-	v := metadata.ValueFromIncomingContext(ctx, "traceparent")
-	if len(v) != 1 || len(v[0]) != length || !invoke.Printable(v[0]) || strings.HasPrefix(v[0], prefix+none) {
+	md, _ := metadata.FromIncomingContext(ctx)
+	span := proxy.TraceParent(md)
+	if len(span) != length || !invoke.Printable(span) || strings.HasPrefix(span, prefix+none) {
 		return req
 	}
-	return req.WithTraceParent(v[0])
+	return req.WithTraceParent(span)
 }
 
 // withoutLength leaves out what the call's head says of its body's length, which Request.Length

@@ -31,6 +31,7 @@ type sidecarFace struct {
 	internalsv1.ServiceInvocationClient
 	plan *plan
 	stop func()
+	addr string
 }
 
 func newSidecarFace(t *testing.T, p *plan) *sidecarFace {
@@ -48,7 +49,7 @@ func newSidecarFace(t *testing.T, p *plan) *sidecarFace {
 	}
 	t.Cleanup(r.Close)
 	d, err := NewDapr(
-		Config{Cluster: "east", Node: "node-1", Caller: invoke.Identity{AppID: "web", Namespace: "shop"}, Host: "10.0.0.1", Grace: time.Second},
+		Config{Cluster: "east", Node: "node-1", Apps: []App{{Name: web}}, Host: "10.0.0.1", Grace: time.Second},
 		Deps{Relay: r, Own: own{}, Log: testkit.Log(t)},
 	)
 	if err != nil {
@@ -56,7 +57,7 @@ func newSidecarFace(t *testing.T, p *plan) *sidecarFace {
 	}
 	l := listen(t)
 	stop := testkit.Go(t, "dapr", func(ctx context.Context) error { return d.Run(ctx, l) })
-	return &sidecarFace{sidecar(t, l.Addr().String()), p, stop}
+	return &sidecarFace{sidecar(t, l.Addr().String()), p, stop, l.Addr().String()}
 }
 
 // with adds to the metadata of a call's head.

@@ -32,23 +32,32 @@ type Config struct {
 	Cluster string
 	Node    string
 	Version string
-	// Caller is whom calls at the application faces are from: the node's only application, else
-	// "node/<cluster>/<node>" without a namespace.
-	Caller invoke.Identity
-	// Apps are the app-ids that the node's configuration names.
-	Apps []string
+	// Apps are the applications that the node's configuration names.
+	Apps []App
+	// APIToken, where it is not empty, is demanded of every call at the faces for applications, or
+	// else the token of one of Apps (Dapr's DAPR_API_TOKEN).
+	APIToken string
 	// Host is the node's own IP address, for X-Forwarded-For and Forwarded; empty leaves it out.
 	Host string
 	// Grace is how long calls under way may take when a server ends; 0 means 10 s.
 	Grace time.Duration
 }
 
-// Deps is what the faces for applications work with. All are needed, but Views by GRPC only.
+// App is an application that the node's configuration names.
+type App struct {
+	Name catalog.Name
+	// Token is what the application shows by which it is known; empty: none.
+	Token string
+}
+
+// Deps is what the faces for applications work with. All are needed, but Views by GRPC only, and
+// Attributes only where several faces are to know of the same.
 type Deps struct {
-	Relay *relay.Relay
-	Own   Own
-	Views Views
-	Log   *slog.Logger
+	Relay      *relay.Relay
+	Own        Own
+	Views      Views
+	Attributes *Attributes
+	Log        *slog.Logger
 }
 
 func (d Deps) check() error {
@@ -58,25 +67,18 @@ func (d Deps) check() error {
 	return nil
 }
 
-// caller is what both faces for applications do with a request before it is relayed.
+// caller is what the faces for applications and sidecars do with a request before it is relayed.
 type caller struct {
-	identity invoke.Identity
-	apps     []string
+	identities
+	attributes *Attributes
 	// What is stamped on every call, made once.
 	forwardedFor, forwardedHost, forwarded string
-	appID, namespace                       []string
 }
 
-func newCaller(c Config) caller {
-	out := caller{
-		identity:      c.Caller,
-		apps:          c.Apps,
-		forwardedFor:  c.Host,
-		forwardedHost: c.Node,
-		appID:         []string{c.Caller.AppID},
-	}
-	if c.Caller.Namespace != "" {
-		out.namespace = []string{c.Caller.Namespace}
+func newCaller(c Config, d Deps) caller {
+	out := caller{identities: newIdentities(c, d.Own), attributes: d.Attributes, forwardedFor: c.Host, forwardedHost: c.Node}
+	if out.attributes == nil {
+		out.attributes = NewAttributes(c)
 	}
 	if c.Host != "" {
 		node := c.Host
@@ -93,7 +95,7 @@ func newCaller(c Config) caller {
 
 // header gives what travels on of a caller's headers, and stamps who calls whom. Nothing that the
 // caller says of itself survives.
-func (c *caller) header(from invoke.Header, callee string) invoke.Header {
+func (c *caller) header(from invoke.Header, w *who, callee string) invoke.Header {
 	named := invoke.ConnectionNames(from)
 	h := make(invoke.Header, len(from)+6)
 	for k, v := range from {
@@ -101,9 +103,9 @@ func (c *caller) header(from invoke.Header, callee string) invoke.Header {
 			h[k] = v
 		}
 	}
-	h[invoke.CallerAppID] = c.appID
-	if c.namespace != nil {
-		h[invoke.CallerNamespace] = c.namespace
+	h[invoke.CallerAppID] = w.appID
+	if w.namespace != nil {
+		h[invoke.CallerNamespace] = w.namespace
 	}
 	h[invoke.CalleeAppID] = []string{callee}
 	add := func(k, v string) {
@@ -128,8 +130,8 @@ func travels(k string, named []string) bool {
 }
 
 // query reads what a caller may say about how its call shall be treated.
-func (c *caller) query(app string, first func(key string) string) (relay.Query, *invoke.Error) {
-	name, err := catalog.ParseName(app, c.identity.Namespace)
+func (c *caller) query(w *who, app string, first func(key string) string) (relay.Query, *invoke.Error) {
+	name, err := catalog.ParseName(app, w.Namespace)
 	if err != nil {
 		return relay.Query{}, invoke.Invalid("%v", err)
 	}

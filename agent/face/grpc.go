@@ -30,13 +30,14 @@ import (
 // default limit with room for the rest of the message.
 const maxReply = 4<<20 - 64<<10
 
-// GRPC is the face that applications call over gRPC: Dapr's InvokeService, and the agent's own API.
+// GRPC is the face that applications call over gRPC: Dapr's InvokeService, the agent's own API, and
+// any other method, which is proxied to the application that the call's metadata names.
 type GRPC struct {
 	runtimev1.UnimplementedDaprServer
 	caller
-	relay  *relay.Relay
-	grace  time.Duration
-	server *grpc.Server
+	proxying
+	relay *relay.Relay
+	grace time.Duration
 	// ending is closed when Run takes no new calls; those that would last for ever end then.
 	ending <-chan struct{}
 }
@@ -51,9 +52,11 @@ func NewGRPC(c Config, d Deps) (*GRPC, error) {
 	if d.Views == nil {
 		return nil, errors.New("face: Views is needed")
 	}
-	g := &GRPC{caller: newCaller(c), relay: d.Relay, grace: grace(c), server: grpc.NewServer(serverOptions()...)}
-	runtimev1.RegisterDaprServer(g.server, g)
-	agentv1.RegisterAgentServer(g.server, &agentAPI{face: g, views: d.Views})
+	g := &GRPC{caller: newCaller(c, d), relay: d.Relay, grace: grace(c)}
+	g.listen(g.proxy, func(s grpc.ServiceRegistrar) {
+		runtimev1.RegisterDaprServer(s, g)
+		agentv1.RegisterAgentServer(s, &agentAPI{face: g, views: d.Views})
+	})
 	return g, nil
 }
 
@@ -61,12 +64,12 @@ func NewGRPC(c Config, d Deps) (*GRPC, error) {
 // Config.Grace at most, cuts off the rest and returns nil. It closes l.
 func (g *GRPC) Run(ctx context.Context, l net.Listener) error {
 	g.ending = ctx.Done()
-	return runGRPC(ctx, "grpc", g.server, l, g.grace)
+	return g.run(ctx, "grpc", l, g.grace)
 }
 
 // InvokeService serves one invocation.
 func (g *GRPC) InvokeService(ctx context.Context, in *runtimev1.InvokeServiceRequest) (*commonv1.InvokeResponse, error) {
-	record := g.relay.Begin(g.identity)
+	record := g.relay.Begin(g.node.Identity)
 	out, answer, err := g.call(ctx, in, &record)
 	record.End(answer, nil)
 	if header := description(answer); len(header) > 0 {
@@ -85,8 +88,13 @@ func (g *GRPC) call(ctx context.Context, in *runtimev1.InvokeServiceRequest, rec
 	}
 	md, _ := metadata.FromIncomingContext(ctx)
 	ctx = record.Trace(ctx, invoke.Header(md))
+	from, e := g.identifyGRPC(ctx)
+	if e != nil {
+		return fail(e)
+	}
+	record.Caller = from.Identity
 	first := firstOf(md)
-	query, e := g.query(in.GetId(), first)
+	query, e := g.query(from, in.GetId(), first)
 	if e != nil {
 		return fail(e)
 	}
@@ -97,7 +105,7 @@ func (g *GRPC) call(ctx context.Context, in *runtimev1.InvokeServiceRequest, rec
 	}
 	ctx, cancel := deadline(ctx, limit)
 	defer cancel()
-	req, e := g.request(in, md, query)
+	req, e := g.request(in, from, md, query)
 	if e != nil {
 		return fail(e)
 	}
@@ -137,13 +145,16 @@ func firstOf(md metadata.MD) func(key string) string {
 
 // request makes the model of a call. Metadata keeps its lower-case keys, by which a daprd knows
 // that it came over gRPC; binary values become base64.
-func (g *GRPC) request(in *runtimev1.InvokeServiceRequest, md metadata.MD, q relay.Query) (*invoke.Request, *invoke.Error) {
+func (g *GRPC) request(in *runtimev1.InvokeServiceRequest, from *who, md metadata.MD, q relay.Query) (*invoke.Request, *invoke.Error) {
 	msg := in.GetMessage()
 	if msg == nil {
 		return nil, invoke.Invalid("message is nil")
 	}
-	method, err := invoke.NormalizeMethod(msg.GetMethod())
+	method, err := invoke.MethodFromWire(msg.GetMethod())
 	if err != nil {
+		return nil, invoke.AsError(err)
+	}
+	if err := invoke.CheckQuery(msg.GetHttpExtension().GetQuerystring()); err != nil {
 		return nil, invoke.AsError(err)
 	}
 	verb := invoke.VerbFromProto(msg.GetHttpExtension().GetVerb())
@@ -168,11 +179,8 @@ func (g *GRPC) request(in *runtimev1.InvokeServiceRequest, md metadata.MD, q rel
 		Query:       msg.GetHttpExtension().GetQuerystring(),
 		ContentType: msg.GetContentType(),
 		TypeURL:     msg.GetData().GetTypeUrl(),
-		Header:      g.header(header, q.Name.Service),
+		Header:      g.header(header, from, q.Name.Service),
 		Head:        msg.GetData().GetValue(),
-	}
-	if r.TypeURL != "" {
-		r.ContentType = "application/x-protobuf"
 	}
 	r.Length = int64(len(r.Head))
 	return r, nil
@@ -182,7 +190,7 @@ func (g *GRPC) request(in *runtimev1.InvokeServiceRequest, md metadata.MD, q rel
 // and a status that is no success becomes a gRPC status, as Dapr does.
 func reply(ctx context.Context, r *invoke.Response, body []byte) (*commonv1.InvokeResponse, error) {
 	header := toMetadata(r.Header, r.HTTP())
-	if r.HTTP() && (r.Status < 200 || r.Status >= 300) {
+	if r.HTTP() {
 		header.Set("dapr-http-status", strconv.Itoa(r.Status))
 	}
 	// SetHeader and SetTrailer fail only where the stream is over, and then nobody listens.

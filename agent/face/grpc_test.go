@@ -68,7 +68,7 @@ func TestInvokeServiceOfHTTP(t *testing.T) {
 			t.Errorf("asked %+v", q)
 		}
 		for k, want := range map[string]string{
-			"x-seen": "PUT /m/n?q=1 web 1 text/plain", "x-own": "1", "dapr-cache-control": "no-store", "dapr-http-status": "",
+			"x-seen": "PUT /m/n?q=1 web 1 text/plain", "x-own": "1", "dapr-cache-control": "no-store", "dapr-http-status": "200",
 			"farcall-served-by": "west/cart-1", "farcall-strategy": "local-first", "farcall-attempts": "1",
 		} {
 			if got.first(k) != want {

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"strconv"
 	"strings"
 	"sync"
@@ -19,7 +20,6 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/farcall/farcall/agent/app"
-	"github.com/farcall/farcall/agent/invoke"
 	"github.com/farcall/farcall/agent/relay"
 	runtimev1 "github.com/farcall/farcall/api/dapr/proto/runtime/v1"
 	agentv1 "github.com/farcall/farcall/api/farcall/agent/v1"
@@ -94,6 +94,7 @@ type callerAgent struct {
 	relay    *relay.Relay
 	url      string
 	grpc     runtimev1.DaprClient
+	conn     *grpc.ClientConn // to the gRPC face
 	agent    agentv1.AgentClient
 	http     *HTTP
 	reg      *prometheus.Registry
@@ -107,6 +108,12 @@ func newCallerAgent(t *testing.T, p *plan) *callerAgent {
 }
 
 func newTracedAgent(t *testing.T, p *plan, tracer trace.Tracer) *callerAgent {
+	t.Helper()
+	return newAgent(t, p, tracer, Config{Apps: []App{{Name: web}}}, own{})
+}
+
+// newAgent starts a caller's agent with some of its configuration.
+func newAgent(t *testing.T, p *plan, tracer trace.Tracer, c Config, o Own) *callerAgent {
 	t.Helper()
 	if p.strategy == "" {
 		p.strategy = "local-first"
@@ -128,9 +135,9 @@ func newTracedAgent(t *testing.T, p *plan, tracer trace.Tracer) *callerAgent {
 		t.Fatal(err)
 	}
 	t.Cleanup(r.Close)
-	c := Config{Cluster: "east", Node: "node-1", Version: "v0", Caller: invoke.Identity{AppID: "web", Namespace: "shop"}, Apps: []string{"web"}, Host: "10.0.0.1", Grace: 5 * time.Second}
+	c.Cluster, c.Node, c.Version, c.Host, c.Grace = "east", "node-1", "v0", "10.0.0.1", 5*time.Second
 	v := newViews()
-	d := Deps{Relay: r, Own: own{}, Views: v, Log: testkit.Log(t)}
+	d := Deps{Relay: r, Own: o, Views: v, Attributes: NewAttributes(c), Log: testkit.Log(t)}
 	h, err := NewHTTP(c, d)
 	if err != nil {
 		t.Fatal(err)
@@ -148,7 +155,7 @@ func newTracedAgent(t *testing.T, p *plan, tracer trace.Tracer) *callerAgent {
 	}
 	t.Cleanup(func() { cc.Close() })
 	return &callerAgent{
-		plan: p, views: v, relay: r, url: "http://" + hl.Addr().String(), grpc: runtimev1.NewDaprClient(cc), agent: agentv1.NewAgentClient(cc),
+		plan: p, views: v, relay: r, url: "http://" + hl.Addr().String(), grpc: runtimev1.NewDaprClient(cc), conn: cc, agent: agentv1.NewAgentClient(cc),
 		http: h, reg: reg, stop: stop, stopGRPC: stopGRPC,
 	}
 }
@@ -182,6 +189,12 @@ func (o own) Any(appID string) (OwnInstance, bool) {
 	}
 	return OwnInstance{}, false
 }
+
+// At implements Own: the node has one application, web.
+func (o own) At(a netip.Addr) (catalog.Name, bool) { return web, !a.IsValid() }
+
+// web is the application that calls.
+var web = catalog.Name{Namespace: "shop", Service: "web"}
 
 // peerAgent is the agent next to an application.
 type peerAgent struct {

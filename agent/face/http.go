@@ -6,7 +6,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
-	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -33,7 +33,7 @@ func NewHTTP(c Config, d Deps) (*HTTP, error) {
 	if err := d.check(); err != nil {
 		return nil, err
 	}
-	h := &HTTP{caller: newCaller(c), config: c, relay: d.Relay, own: d.Own, grace: grace(c)}
+	h := &HTTP{caller: newCaller(c, d), config: c, relay: d.Relay, own: d.Own, grace: grace(c)}
 	h.server = &http.Server{
 		Handler:           h,
 		ReadHeaderTimeout: 5 * time.Second,
@@ -71,27 +71,39 @@ func (h *HTTP) Run(ctx context.Context, l net.Listener) error {
 // BeginDrain makes health say that this agent is going; calls are still taken.
 func (h *HTTP) BeginDrain() { h.draining.Store(true) }
 
+// healthPath is that of Dapr's health API, which asks for no token.
+const healthPath = "/v1.0/healthz"
+
 // ServeHTTP routes one request. As with Dapr, whatever is not one of the fixed paths is an
 // invocation.
 func (h *HTTP) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	// Compared as a whole and never by part: a path that only contains one of these is no
 	// exception to anything (Dapr's CVE-2023-37918).
 	switch r.URL.Path {
-	case "/v1.0/healthz", "/v1.0/healthz/outbound":
+	case healthPath, healthPath + "/outbound":
 		h.health(w, r)
-	case "/v1.0/metadata":
-		h.metadata(w)
+	case metadataPath:
+		h.metadata(w, r)
 	default:
+		if key, ok := strings.CutPrefix(r.URL.Path, metadataPath+"/"); ok && r.Method == http.MethodPut && !strings.Contains(key, "/") {
+			h.setMetadata(w, r, key)
+			return
+		}
 		h.invoke(w, r)
 	}
 }
 
 func (h *HTTP) health(w http.ResponseWriter, r *http.Request) {
+	outbound := r.URL.Path != healthPath
 	if h.draining.Load() {
-		writeJSON(w, http.StatusInternalServerError, errorBody{"ERR_HEALTH_NOT_READY", "the agent is draining"})
+		code := "ERR_HEALTH_NOT_READY"
+		if outbound {
+			code = "ERR_OUTBOUND_HEALTH_NOT_READY"
+		}
+		writeJSON(w, http.StatusInternalServerError, errorBody{code, "the agent is draining"})
 		return
 	}
-	if id := r.URL.Query().Get("appid"); id != "" && !h.hasApp(id) {
+	if id := r.URL.Query().Get("appid"); id != "" && !outbound && !h.hasApp(id) {
 		writeJSON(w, http.StatusInternalServerError, errorBody{"ERR_HEALTH_APPID_NOT_MATCH", "no application of this node has that app-id"})
 		return
 	}
@@ -99,23 +111,18 @@ func (h *HTTP) health(w http.ResponseWriter, r *http.Request) {
 }
 
 func (h *HTTP) hasApp(id string) bool {
-	if slices.Contains(h.apps, id) {
-		return true
+	for n := range h.apps {
+		if n.Service == id {
+			return true
+		}
 	}
 	_, ok := h.own.Any(id)
 	return ok
 }
 
-func (h *HTTP) metadata(w http.ResponseWriter) {
-	writeJSON(w, http.StatusOK, map[string]any{
-		"id":             h.identity.AppID,
-		"namespace":      h.identity.Namespace,
-		"runtimeVersion": h.config.Version,
-		"cluster":        h.config.Cluster,
-		"node":           h.config.Node,
-		"apps":           append([]string{}, h.apps...),
-		"extended":       map[string]string{"farcall": h.config.Version},
-	})
+// identify finds whom a request is from.
+func (h *HTTP) identify(r *http.Request) (*who, *invoke.Error) {
+	return h.identities.identify(source(r.RemoteAddr), r.Header.Get(invoke.APIToken))
 }
 
 // errorBody is Dapr's.
@@ -138,7 +145,7 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 
 // invoke serves one invocation.
 func (h *HTTP) invoke(w http.ResponseWriter, r *http.Request) {
-	record := h.relay.Begin(h.identity)
+	record := h.relay.Begin(h.node.Identity)
 	answer, err := h.call(w, r, &record)
 	record.End(answer, err)
 	if err != nil {
@@ -157,11 +164,16 @@ func (h *HTTP) call(w http.ResponseWriter, r *http.Request, record *relay.Record
 	}
 	none := relay.Answer{Tier: -1}
 	ctx := record.Trace(r.Context(), invoke.Header(r.Header))
+	from, e := h.identify(r)
+	if e != nil {
+		return fail(none, e)
+	}
+	record.Caller = from.Identity
 	app, path, ok := target(r)
 	if !ok {
 		return fail(none, invoke.Errorf(codes.NotFound, errNoAppID, "failed getting app id either from the URL path or the header dapr-app-id"))
 	}
-	query, e := h.query(app, r.Header.Get)
+	query, e := h.query(from, app, r.Header.Get)
 	if e != nil {
 		return fail(none, e)
 	}
@@ -170,7 +182,7 @@ func (h *HTTP) call(w http.ResponseWriter, r *http.Request, record *relay.Record
 	if e != nil {
 		return fail(none, e)
 	}
-	req, e := h.request(r, query, path)
+	req, e := h.request(r, from, query, path)
 	if e != nil {
 		return fail(none, e)
 	}
@@ -195,7 +207,7 @@ func (h *HTTP) call(w http.ResponseWriter, r *http.Request, record *relay.Record
 		writeError(w, answer)
 		return answer, nil
 	}
-	err := writeAnswer(w, r, answer)
+	begun, err := writeAnswer(w, r, answer)
 	if err != nil {
 		// Where it was the caller who went away, the instance is not to blame.
 		var gone *writeFailure
@@ -204,6 +216,12 @@ func (h *HTTP) call(w http.ResponseWriter, r *http.Request, record *relay.Record
 		}
 	}
 	answer.Response.Body.Close()
+	if err != nil && !begun {
+		// As if it had never been answered.
+		clear(w.Header())
+		answer.Response = nil
+		return fail(answer, peerFailure(ctx, err))
+	}
 	return answer, err
 }
 

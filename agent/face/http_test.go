@@ -210,7 +210,8 @@ func TestHealthAndMetadata(t *testing.T) {
 	want(t, call(t, "GET", a.url+"/v1.0/healthz?appid=other", nil), 500, "ERR_HEALTH_APPID_NOT_MATCH")
 	want(t, call(t, "GET", a.url+"/v1.0/metadata", nil), 200, `"id":"web"`)
 	a.http.BeginDrain()
-	want(t, call(t, "GET", a.url+"/v1.0/healthz", nil), 500, "draining")
+	want(t, call(t, "GET", a.url+"/v1.0/healthz", nil), 500, "ERR_HEALTH_NOT_READY")
+	want(t, call(t, "GET", a.url+"/v1.0/healthz/outbound", nil), 500, "ERR_OUTBOUND_HEALTH_NOT_READY")
 }
 
 // TestH2C says that the face takes HTTP/2 without TLS.

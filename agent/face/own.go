@@ -1,11 +1,13 @@
 package face
 
 import (
+	"net/netip"
+
 	"github.com/farcall/farcall/agent/app"
 	"github.com/farcall/farcall/internal/catalog"
 )
 
-// Own knows the instances of this node. Neither method blocks; both are safe for concurrent use.
+// Own knows the instances of this node. No method blocks; all are safe for concurrent use.
 type Own interface {
 	// Find gives the own instance with exactly this identity.
 	Find(id catalog.ID) (OwnInstance, bool)
@@ -13,6 +15,9 @@ type Own interface {
 	// not carry the callee's). An empty appID means the node's only application, if it has
 	// exactly one.
 	Any(appID string) (OwnInstance, bool)
+	// At gives the application that has a source address, where exactly one has it. The zero Addr
+	// means the node's only application, if it has exactly one.
+	At(addr netip.Addr) (catalog.Name, bool)
 }
 
 // OwnInstance is an instance of this node and where its application listens.

@@ -29,26 +29,19 @@ type PeerDeps struct {
 	Metrics prometheus.Registerer
 }
 
-// Peer is the face that agents and Dapr sidecars elsewhere call: CallLocal and CallLocalStream. It
-// serves this node's own instances, and nothing else: it never forwards.
+// Peer is the face that agents and Dapr sidecars elsewhere call: CallLocal, CallLocalStream, and any
+// other method, which is proxied. It serves this node's own instances, and nothing else: it never forwards.
 type Peer struct {
 	internalsv1.UnimplementedServiceInvocationServer
+	proxying
 	own      Own
 	apps     relay.Apps
 	metrics  *peerMetrics
 	grace    time.Duration
-	server   *grpc.Server
 	draining atomic.Bool
 }
 
 var _ internalsv1.ServiceInvocationServer = (*Peer)(nil)
-
-// A stream's window is what one call may hold in memory here; fixed windows spare gRPC's bandwidth
-// probes.
-const (
-	peerStreamWindow = 1 << 20
-	peerConnWindow   = 16 << 20
-)
 
 // NewPeer makes the face; it serves in Run.
 func NewPeer(c Config, d PeerDeps) (*Peer, error) {
@@ -60,24 +53,19 @@ func NewPeer(c Config, d PeerDeps) (*Peer, error) {
 		return nil, err
 	}
 	p := &Peer{own: d.Own, apps: d.Apps, metrics: m, grace: grace(c)}
-	p.server = newInvocationServer(p)
+	p.listen(p.proxy, invocations(p))
 	return p, nil
 }
 
-// newInvocationServer makes a server of Dapr's internal wire.
-func newInvocationServer(s internalsv1.ServiceInvocationServer) *grpc.Server {
-	out := grpc.NewServer(append(serverOptions(),
-		grpc.StaticStreamWindowSize(peerStreamWindow),
-		grpc.StaticConnWindowSize(peerConnWindow),
-	)...)
-	internalsv1.RegisterServiceInvocationServer(out, s)
-	return out
+// invocations registers Dapr's internal wire.
+func invocations(s internalsv1.ServiceInvocationServer) func(grpc.ServiceRegistrar) {
+	return func(r grpc.ServiceRegistrar) { internalsv1.RegisterServiceInvocationServer(r, s) }
 }
 
 // Run serves on l until ctx is done; it then takes no new call, waits for those under way, for
 // Config.Grace at most, cuts off the rest and returns nil. It closes l.
 func (p *Peer) Run(ctx context.Context, l net.Listener) error {
-	return runGRPC(ctx, "internal", p.server, l, p.grace)
+	return p.run(ctx, "internal", l, p.grace)
 }
 
 // BeginDrain refuses every further call as not dispatched, so that its caller goes elsewhere at

@@ -8,9 +8,9 @@ import (
 	"net/url"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"google.golang.org/grpc/codes"
 
@@ -47,13 +47,19 @@ func target(r *http.Request) (app, path string, ok bool) {
 }
 
 // request makes the model of a call, but for its body.
-func (h *HTTP) request(r *http.Request, q relay.Query, path string) (*invoke.Request, *invoke.Error) {
+func (h *HTTP) request(r *http.Request, from *who, q relay.Query, path string) (*invoke.Request, *invoke.Error) {
 	method, err := invoke.NormalizeMethod(path)
 	if err != nil {
 		return nil, invoke.AsError(err)
 	}
-	if !utf8.ValidString(r.URL.RawQuery) {
-		return nil, invoke.Invalid("the query is not UTF-8")
+	if err := invoke.CheckQuery(r.URL.RawQuery); err != nil {
+		return nil, invoke.AsError(err)
+	}
+	for _, v := range r.Header["Content-Length"] {
+		// Over HTTP/2 Go takes what is no number for 0, and of several the first.
+		if n, err := strconv.ParseUint(v, 10, 63); err != nil || int64(n) != r.ContentLength {
+			return nil, invoke.Invalid("Content-Length %.40q is not the body's length", strings.Join(r.Header["Content-Length"], ", "))
+		}
 	}
 	verb := invoke.VerbToProto(r.Method).String()
 	if verb == http.MethodConnect {
@@ -65,7 +71,7 @@ func (h *HTTP) request(r *http.Request, q relay.Query, path string) (*invoke.Req
 		Method:      method,
 		Query:       r.URL.RawQuery,
 		ContentType: r.Header.Get("Content-Type"),
-		Header:      h.header(invoke.Header(r.Header), q.Name.Service),
+		Header:      h.header(invoke.Header(r.Header), from, q.Name.Service),
 		Length:      r.ContentLength,
 	}, nil
 }

@@ -22,7 +22,7 @@ func grace(c Config) time.Duration {
 // debug level.
 func serverLog(l *slog.Logger) *log.Logger { return slog.NewLogLogger(l.Handler(), slog.LevelDebug) }
 
-// serverOptions are those of both gRPC servers. The keepalive rules are a daprd's, which pings
+// serverOptions are those of all gRPC servers. The keepalive rules are a daprd's, which pings
 // its peers every 10 s even without a call.
 func serverOptions() []grpc.ServerOption {
 	return []grpc.ServerOption{
@@ -34,6 +34,8 @@ func serverOptions() []grpc.ServerOption {
 		}),
 		grpc.ConnectionTimeout(5 * time.Second),
 		grpc.MaxHeaderListSize(maxHeaderBytes),
+		// Stop waits as well, so that nothing of a call outlives Run.
+		grpc.WaitForHandlers(true),
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
@@ -25,6 +26,7 @@ const (
 	ReasonCancelled      = "CANCELLED"
 	ReasonInvalid        = "INVALID_ARGUMENT"
 	ReasonDenied         = "PERMISSION_DENIED"
+	ReasonNoToken        = "UNAUTHENTICATED" // the token that was shown is not one, or none was
 	ReasonTooLarge       = "TOO_LARGE"
 	ReasonSecondHop      = "SECOND_HOP"
 	ReasonUnreachable    = "UNREACHABLE"
@@ -94,9 +96,15 @@ func Invalid(format string, a ...any) *Error {
 	return Errorf(codes.InvalidArgument, ReasonInvalid, format, a...)
 }
 
-// FromContext gives the error of a call whose context is done, nil where it is not.
+// FromContext gives the error of a call whose context is done, nil where it is not. A deadline that
+// has passed counts although the context has not heard of it yet: the callee may have, and what it
+// says of that must not look like anything else.
 func FromContext(ctx context.Context) *Error {
-	switch err := ctx.Err(); {
+	err := ctx.Err()
+	if at, ok := ctx.Deadline(); err == nil && ok && !time.Now().Before(at) {
+		err = context.DeadlineExceeded
+	}
+	switch {
 	case err == nil:
 		return nil
 	case errors.Is(err, context.DeadlineExceeded):

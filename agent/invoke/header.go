@@ -12,6 +12,8 @@ const (
 	CallerNamespace  = "dapr-caller-namespace"
 	CalleeAppID      = "dapr-callee-app-id"
 	DaprAppID        = "dapr-app-id"
+	// APIToken is what a caller shows to a sidecar, and a sidecar to its application.
+	APIToken = "dapr-api-token"
 
 	// What a caller may say, in a header or in gRPC metadata.
 	StrategyKey = "farcall-strategy"
@@ -30,6 +32,11 @@ const (
 	HopKey           = "farcall-hop"
 	OriginKey        = "farcall-origin"
 	NotDispatchedKey = "farcall-not-dispatched"
+	// StatusByKey is in the trailer of a proxied call, and says whose word its status is: the
+	// agent's or its application's.
+	StatusByKey   = "farcall-status-by"
+	ByAgent       = "agent"
+	ByApplication = "application"
 )
 
 const farcallPrefix = "farcall-"
@@ -87,7 +94,7 @@ func ClaimsIdentity(key string) bool {
 	}
 	k := strings.ReplaceAll(strings.ToLower(key), "_", "-")
 	switch k {
-	case DestinationAppID, CallerAppID, CallerNamespace, CalleeAppID, DaprAppID, "dapr-api-token":
+	case DestinationAppID, CallerAppID, CallerNamespace, CalleeAppID, DaprAppID, APIToken:
 		// The token was for this agent's own API; the callee must not learn it (GO-2024-2879).
 		return true
 	}
@@ -100,14 +107,14 @@ func Ours(key string) bool {
 }
 
 // PermanentHTTPHeader reports whether a name, in its canonical HTTP spelling, is one that is
-// renamed to "dapr-<lower case>" where HTTP headers become gRPC metadata. The list is
-// grpc-gateway's, which Dapr uses.
+// renamed to "dapr-<lower case>" where HTTP headers become gRPC metadata. The list is Dapr's
+// (pkg/messaging/v1/util.go), without what never travels; Authorization is not in it.
 func PermanentHTTPHeader(k string) bool {
 	switch k {
-	case "Accept", "Accept-Charset", "Accept-Language", "Accept-Ranges", "Authorization",
+	case "Accept", "Accept-Charset", "Accept-Language", "Accept-Ranges",
 		"Cache-Control", "Content-Type", "Cookie", "Date", "Expect", "From", "Host", "If-Match",
 		"If-Modified-Since", "If-None-Match", "If-Schedule-Tag-Match", "If-Unmodified-Since",
-		"Max-Forwards", "Origin", "Pragma", "Referer", "User-Agent", "Via", "Warning":
+		"Max-Forwards", "Origin", "Pragma", "Referer", "Via", "Warning":
 		return true
 	}
 	return false

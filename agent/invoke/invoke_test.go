@@ -77,7 +77,10 @@ func TestVerbs(t *testing.T) {
 			t.Errorf("%q came back as %q", verb, got)
 		}
 	}
-	for _, verb := range []string{"PROPFIND", "get", "NONE"} {
+	if got := VerbToProto("patch").String(); got != "PATCH" {
+		t.Errorf("patch became %s", got)
+	}
+	for _, verb := range []string{"PROPFIND", "GETS", "NONE", "none"} {
 		if got := VerbFromProto(VerbToProto(verb)); got != "POST" {
 			t.Errorf("%q came back as %q, want POST as Dapr does", verb, got)
 		}
@@ -152,7 +155,21 @@ func TestFromContext(t *testing.T) {
 	if e := FromContext(gone); e == nil || e.Code != codes.Canceled {
 		t.Errorf("got %v", e)
 	}
+	if e := FromContext(unheard{t.Context(), time.Now()}); e == nil || e.Code != codes.DeadlineExceeded {
+		t.Errorf("a deadline that the context has not heard of: %v", e)
+	}
+	if e := FromContext(unheard{t.Context(), time.Now().Add(time.Hour)}); e != nil {
+		t.Errorf("before the deadline: %v", e)
+	}
 }
+
+// unheard is a context whose deadline may have passed without its knowing.
+type unheard struct {
+	context.Context
+	at time.Time
+}
+
+func (c unheard) Deadline() (time.Time, bool) { return c.at, true }
 
 func TestHopByHop(t *testing.T) {
 	for _, k := range []string{"Connection", "keep-alive", "Proxy-Connection", "Transfer-Encoding", "Upgrade", "HTTP2-Settings", "TE", "Trailer", "Proxy-Authorization", "proxy-authenticate"} {

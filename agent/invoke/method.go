@@ -1,6 +1,7 @@
 package invoke
 
 import (
+	"net/url"
 	"path"
 	"strings"
 	"unicode"
@@ -41,13 +42,40 @@ func NormalizeMethod(m string) (string, error) {
 
 func forbiddenInMethod(r rune) bool { return r == '#' || r == '?' || unicode.IsControl(r) }
 
-// VerbToProto gives the wire's word for an HTTP method; what the wire has no word for becomes
-// POST, as Dapr does. An empty verb is NONE.
+// MethodOnWire spells a method as it stands on Dapr's wire. A daprd puts what stands there into a
+// URL as it is, so that a "%" which is one must be written "%25"; all else may stay.
+func MethodOnWire(m string) string { return strings.ReplaceAll(m, "%", "%25") }
+
+// MethodFromWire is NormalizeMethod for a method that stands on Dapr's wire, or in InvokeService:
+// its escapes are resolved first, once. What has "%" in it and is not escaped stands for itself.
+func MethodFromWire(m string) (string, error) {
+	if u, err := url.PathUnescape(m); err == nil {
+		m = u
+	}
+	return NormalizeMethod(m)
+}
+
+// CheckQuery refuses a query string that could not stand in a request's target, where a blank ends
+// it, or would have a part cut off. The error is an *Error with code InvalidArgument.
+func CheckQuery(q string) error {
+	if !utf8.ValidString(q) {
+		return Invalid("invalid query: not UTF-8")
+	}
+	if i := strings.IndexFunc(q, forbiddenInQuery); i >= 0 {
+		return Invalid("invalid query: %q at byte %d is not allowed", q[i:i+1], i)
+	}
+	return nil
+}
+
+func forbiddenInQuery(r rune) bool { return r == '#' || r == ' ' || unicode.IsControl(r) }
+
+// VerbToProto gives the wire's word for an HTTP method, in whatever case that is; what the wire has
+// no word for becomes POST, as Dapr does. An empty verb is NONE.
 func VerbToProto(verb string) commonv1.HTTPExtension_Verb {
 	if verb == "" {
 		return commonv1.HTTPExtension_NONE
 	}
-	if v, ok := commonv1.HTTPExtension_Verb_value[verb]; ok && v != 0 {
+	if v, ok := commonv1.HTTPExtension_Verb_value[strings.ToUpper(verb)]; ok && v != 0 {
 		return commonv1.HTTPExtension_Verb(v)
 	}
 	return commonv1.HTTPExtension_POST

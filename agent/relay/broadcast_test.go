@@ -18,6 +18,7 @@ import (
 
 	"github.com/farcall/farcall/agent/app"
 	"github.com/farcall/farcall/agent/invoke"
+	"github.com/farcall/farcall/agent/proxy"
 	"github.com/farcall/farcall/internal/catalog"
 	"github.com/farcall/farcall/internal/testkit"
 )
@@ -27,6 +28,10 @@ type apps func(ctx context.Context, e app.Endpoint) (*invoke.Response, error)
 
 func (a apps) Deliver(ctx context.Context, e app.Endpoint, _ *invoke.Request) (*invoke.Response, error) {
 	return a(ctx, e)
+}
+
+func (a apps) Open(context.Context, app.Endpoint, *proxy.Call) (*proxy.Stream, *invoke.Error) {
+	return nil, invoke.Errorf(codes.FailedPrecondition, invoke.ReasonUnsupported, "no streams")
 }
 
 // part is the Choice within one cluster: instances at the given ports.

@@ -18,16 +18,10 @@ import (
 
 	"github.com/farcall/farcall/agent/conns"
 	"github.com/farcall/farcall/agent/invoke"
+	"github.com/farcall/farcall/agent/proxy"
 	"github.com/farcall/farcall/agent/wire"
 	commonv1 "github.com/farcall/farcall/api/dapr/proto/common/v1"
 	internalsv1 "github.com/farcall/farcall/api/dapr/proto/internals/v1"
-)
-
-// Between agents the windows are fixed, which spares gRPC's bandwidth probes; a stream's is what
-// one call may hold in memory at the receiver.
-const (
-	streamWindow = 1 << 20
-	connWindow   = 16 << 20
 )
 
 // The two ways to open CallLocalStream. A call whose body is in memory is one message; said so,
@@ -41,12 +35,14 @@ var (
 type peers struct {
 	pool   *conns.Pool
 	origin string
+	// afresh says that a call after one that could not connect dials anew.
+	afresh bool
 }
 
 func newPeers(cluster, node string) *peers {
 	return &peers{
 		origin: wire.Printable(cluster) + "/" + wire.Printable(node),
-		pool: conns.New(conns.Config{Options: []grpc.DialOption{
+		pool: conns.New(conns.Config{Options: append(proxy.DialOptions(),
 			// As a daprd does: a peer that vanished without a word is noticed within 15 s while
 			// idle, and TCP_USER_TIMEOUT, which gRPC derives from Timeout, within 5 s under calls.
 			grpc.WithKeepaliveParams(keepalive.ClientParameters{
@@ -57,10 +53,9 @@ func newPeers(cluster, node string) *peers {
 				Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
 				MinConnectTimeout: 2 * time.Second,
 			}),
-			grpc.WithStaticStreamWindowSize(streamWindow),
-			grpc.WithStaticConnWindowSize(connWindow),
-			grpc.WithMaxHeaderListSize(64 << 10),
-		}}),
+			grpc.WithMaxHeaderListSize(64<<10),
+			grpc.WithDefaultCallOptions(grpc.ForceCodecV2(wire.Codec{})),
+		)}),
 	}
 }
 
@@ -81,7 +76,7 @@ func (p *peers) call(ctx context.Context, dial string, r *invoke.Request, md ...
 	if tp := r.TraceParent(); tp != "" && invoke.Printable(tp) {
 		md = append(md, "traceparent", tp)
 	}
-	c := &peerCall{caller: ctx, pool: p.pool, conn: conn, dial: dial, req: r}
+	c := &peerCall{caller: ctx, pool: p.pool, conn: conn, dial: dial, afresh: p.afresh, req: r}
 	c.ctx, c.cancel = context.WithCancel(metadata.AppendToOutgoingContext(ctx, md...))
 	resp, err := c.do()
 	if err != nil {
@@ -101,6 +96,7 @@ type peerCall struct {
 	pool   *conns.Pool
 	conn   *conns.Conn
 	dial   string
+	afresh bool // see peers
 	req    *invoke.Request
 	stream grpc.ClientStream
 	sent   chan struct{} // closed when the sender of a streamed body is done; nil without one
@@ -117,6 +113,9 @@ func (c *peerCall) do() (*invoke.Response, error) {
 		// No stream, so nothing was sent.
 		if e := invoke.FromContext(c.caller); e != nil {
 			return nil, e
+		}
+		if c.afresh {
+			c.pool.GiveUp(c.conn)
 		}
 		return nil, invoke.NotDispatched(invoke.ReasonNoConnection, "%s: %s", c.dial, status.Convert(err).Message())
 	}

@@ -23,12 +23,15 @@ import (
 
 	"github.com/farcall/farcall/agent/app"
 	"github.com/farcall/farcall/agent/invoke"
+	"github.com/farcall/farcall/agent/proxy"
 	"github.com/farcall/farcall/internal/catalog"
 )
 
 // Apps delivers to an application of this node; *app.Channels does.
 type Apps interface {
 	Deliver(ctx context.Context, e app.Endpoint, r *invoke.Request) (*invoke.Response, error)
+	// Open opens the stream of a proxied call. An error means that there is none.
+	Open(ctx context.Context, e app.Endpoint, c *proxy.Call) (*proxy.Stream, *invoke.Error)
 }
 
 var _ Apps = (*app.Channels)(nil)
@@ -145,6 +148,9 @@ func Unanswered(ch Choice) Answer {
 // from says which target answered, or may have executed the call. The rule is that of the first
 // attempt: where it was a later one, it says so.
 func (a *Answer) from(t Target) {
+	if a.Instance == t.Instance {
+		return // it is said
+	}
 	a.Instance, a.Tier, a.TierName = t.Instance, t.Tier, t.TierName
 	if a.Attempts > 1 && a.Rule != "" {
 		a.Rule = fmt.Sprintf("%s; attempt %d, in tier %s", a.Rule, a.Attempts, a.TierName)
@@ -155,6 +161,32 @@ func (a *Answer) from(t Target) {
 // as ch's terms say, inside ctx's deadline, each at an instance not tried before. ctx must live
 // until the answer's body is closed.
 func (r *Relay) Do(ctx context.Context, ch Choice, req *invoke.Request) Answer {
+	terms := ch.Terms()
+	return r.attempts(ctx, ch, req.Service, attempts{
+		idempotent: req.Idempotent() || slices.Contains(terms.Idempotent, req.Verb),
+		replayable: req.Replayable,
+		make: func(t Target, a *Answer) *invoke.Error {
+			resp, err := r.attempt(ctx, t, req)
+			if err == nil {
+				a.Response = resp
+				a.from(t)
+			}
+			return err
+		},
+	})
+}
+
+// attempts is what a kind of call has of its own, of what is the same for all.
+type attempts struct {
+	// idempotent says that a call may be made again although it may have been executed.
+	idempotent bool
+	// replayable reports whether the call can be sent again whole.
+	replayable func() bool
+	// make makes an attempt. Without an error the answer is in a.
+	make func(t Target, a *Answer) *invoke.Error
+}
+
+func (r *Relay) attempts(ctx context.Context, ch Choice, service string, by attempts) Answer {
 	r.budget.call()
 	terms := ch.Terms()
 	a := Unanswered(ch)
@@ -169,22 +201,21 @@ func (r *Relay) Do(ctx context.Context, ch Choice, req *invoke.Request) Answer {
 		}
 		a.Attempts++
 		a.Tried = t.Instance
-		resp, err := r.attempt(ctx, t, req)
+		err := by.make(t, &a)
 		if err == nil {
-			a.Response, a.Err = resp, nil
-			a.from(t)
+			a.Err = nil
 			return a
 		}
 		a.failed(err)
 		if o := outcomeOf(err); a.Err == err && (o == Lost || o == Late) {
 			a.from(t)
 		}
-		if !r.again(ctx, terms, a.Attempts, req, err) {
+		if !r.again(ctx, terms, a.Attempts, by, err) {
 			break
 		}
 	}
 	if a.Err == nil {
-		a.Err = invoke.Errorf(codes.Unavailable, invoke.ReasonNoInstance, "no instance of %s to call", req.Service)
+		a.Err = invoke.Errorf(codes.Unavailable, invoke.ReasonNoInstance, "no instance of %s to call", service)
 	}
 	return a
 }
@@ -198,24 +229,24 @@ func (a *Answer) failed(err *invoke.Error) {
 }
 
 // again decides whether a call that failed with err is tried once more.
-func (r *Relay) again(ctx context.Context, terms *Terms, attempts int, req *invoke.Request, err *invoke.Error) bool {
-	if attempts >= terms.Attempts || ctx.Err() != nil {
+func (r *Relay) again(ctx context.Context, terms *Terms, made int, by attempts, err *invoke.Error) bool {
+	if made >= terms.Attempts || ctx.Err() != nil {
 		return false
 	}
 	reason := retryNotExecuted
 	switch {
 	case err.NotExecuted():
-	case err.OutcomeUnknown() && (req.Idempotent() || slices.Contains(terms.Idempotent, req.Verb)):
+	case err.OutcomeUnknown() && by.idempotent:
 		reason = retryIdempotent
 	default:
 		return false
 	}
-	if !req.Replayable() {
+	if !by.replayable() {
 		r.metrics.retriesRefused.WithLabelValues(refusedBody).Inc()
 		return false
 	}
 	// The first retry of what was proven not executed cannot make a storm: nothing was served.
-	if outside := reason == retryNotExecuted && attempts == 1; !outside && !r.budget.take(time.Now()) {
+	if outside := reason == retryNotExecuted && made == 1; !outside && !r.budget.take(time.Now()) {
 		r.metrics.retriesRefused.WithLabelValues(refusedBudget).Inc()
 		return false
 	}

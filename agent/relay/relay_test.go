@@ -20,6 +20,7 @@ import (
 
 	"github.com/farcall/farcall/agent/app"
 	"github.com/farcall/farcall/agent/invoke"
+	"github.com/farcall/farcall/agent/proxy"
 	"github.com/farcall/farcall/internal/catalog"
 	"github.com/farcall/farcall/internal/testkit"
 )
@@ -32,6 +33,10 @@ func (s script) Deliver(_ context.Context, e app.Endpoint, r *invoke.Request) (*
 		_, _ = r.Rest.Read(make([]byte, 1))
 	}
 	return s[e.Port]()
+}
+
+func (s script) Open(context.Context, app.Endpoint, *proxy.Call) (*proxy.Stream, *invoke.Error) {
+	return nil, invoke.Errorf(codes.FailedPrecondition, invoke.ReasonUnsupported, "a script takes no streams")
 }
 
 func served(status int) func() (*invoke.Response, error) {

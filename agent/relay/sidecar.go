@@ -8,6 +8,7 @@ import (
 
 	"github.com/farcall/farcall/agent/app"
 	"github.com/farcall/farcall/agent/invoke"
+	"github.com/farcall/farcall/agent/proxy"
 )
 
 // lastHop is what a call to a sidecar carries as its hop. A daprd does not look at it; an agent
@@ -21,7 +22,11 @@ type Sidecars struct{ peers *peers }
 var _ Apps = (*Sidecars)(nil)
 
 // NewSidecars makes the connections' pool; nothing is dialled before the first call.
-func NewSidecars() *Sidecars { return &Sidecars{newPeers("", "")} }
+func NewSidecars() *Sidecars {
+	p := newPeers("", "")
+	p.afresh = true // as with any application
+	return &Sidecars{p}
+}
 
 // Deliver hands one call to the sidecar at e, whatever e.Protocol is, and returns once the answer
 // began: by CallLocalStream, or by CallLocal where the sidecar takes nothing else. It fails as
@@ -30,12 +35,28 @@ func (s *Sidecars) Deliver(ctx context.Context, e app.Endpoint, r *invoke.Reques
 	dial := net.JoinHostPort(e.Address, strconv.Itoa(e.Port))
 	resp, err := s.peers.call(ctx, dial, r, invoke.HopKey, lastHop)
 	var is *invoke.Error
-	if errors.As(err, &is) && is.Reason == invoke.ReasonNoConnection {
-		// Its next call dials afresh, as to any application.
-		s.peers.pool.Reconnect(dial)
-		return nil, invoke.NotDispatched(invoke.ReasonAppDown, "the sidecar of %s does not take connections: %s", r.Service, is.Message)
+	if errors.As(err, &is) {
+		return resp, down(r.Service, is)
 	}
 	return resp, err
+}
+
+// Open opens the stream of a proxied call to the sidecar at e, and fails as Deliver does.
+func (s *Sidecars) Open(ctx context.Context, e app.Endpoint, call *proxy.Call) (*proxy.Stream, *invoke.Error) {
+	dial := net.JoinHostPort(e.Address, strconv.Itoa(e.Port))
+	stream, err := s.peers.open(ctx, dial, call, invoke.HopKey, lastHop)
+	if err != nil {
+		return nil, down(call.Service, err)
+	}
+	return stream, nil
+}
+
+// down makes an application that is not there of a sidecar that is not.
+func down(service string, err *invoke.Error) *invoke.Error {
+	if err.Reason != invoke.ReasonNoConnection {
+		return err
+	}
+	return invoke.NotDispatched(invoke.ReasonAppDown, "the sidecar of %s does not take connections: %s", service, err.Message)
 }
 
 // Close ends the connections; no call may be under way.

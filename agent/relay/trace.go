@@ -82,8 +82,17 @@ func (c *Record) endSpan(a Answer, err error) {
 // traceAttempt opens the span of one attempt, below that of its call, and makes it the parent of
 // whatever the receiver traces. A call that is not traced is left as it is.
 func (r *Relay) traceAttempt(ctx context.Context, t Target, req *invoke.Request) (context.Context, *invoke.Request, trace.Span) {
-	if !trace.SpanFromContext(ctx).IsRecording() {
+	ctx, span, parent := r.spanOf(ctx, t)
+	if span == nil {
 		return ctx, req, nil
+	}
+	return ctx, req.WithTraceParent(parent), span
+}
+
+// spanOf opens the span of an attempt, and gives its traceparent; nil where the call is not traced.
+func (r *Relay) spanOf(ctx context.Context, t Target) (context.Context, trace.Span, string) {
+	if !trace.SpanFromContext(ctx).IsRecording() {
+		return ctx, nil, ""
 	}
 	ctx, span := r.tracer.Start(ctx, "attempt", trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(
 		attrCluster.String(t.Instance.Cluster),
@@ -92,7 +101,7 @@ func (r *Relay) traceAttempt(ctx context.Context, t Target, req *invoke.Request)
 	))
 	out := propagation.MapCarrier{}
 	w3c.Inject(ctx, out)
-	return ctx, req.WithTraceParent(out["traceparent"]), span
+	return ctx, span, out["traceparent"]
 }
 
 // endAttempt closes the span of an attempt.

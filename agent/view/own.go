@@ -119,6 +119,7 @@ func (b *Book) findOwn(have map[catalog.Name][]*catalog.Instance, names func(fun
 		}
 	}
 	b.own.Store(&next)
+	b.homes.Store(b.settle(next))
 }
 
 // Own returns the own node's instance with this identity.

@@ -69,6 +69,7 @@ type Book struct {
 	// Service is replaced when something it was made of changed.
 	services atomic.Pointer[map[catalog.Name]*slot]
 	own      atomic.Pointer[map[catalog.Name][]*catalog.Instance]
+	homes    atomic.Pointer[homes]
 
 	// mu guards all below, and the making of Services.
 	mu          sync.Mutex
@@ -104,7 +105,7 @@ func New(cfg Config, deps Deps) *Book {
 	}
 	b.agenda.init()
 	b.services.Store(&map[catalog.Name]*slot{})
-	b.own.Store(&map[catalog.Name][]*catalog.Instance{})
+	b.findOwn(nil, maps.Keys(map[catalog.Name]struct{}{}))
 	b.learnClusters()
 	b.metrics = newMetrics(deps.Metrics, b)
 	return b

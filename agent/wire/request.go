@@ -22,7 +22,7 @@ func EncodeRequest(r *invoke.Request) *internalsv1.InternalInvokeRequest {
 		m["Content-Length"] = one(strconv.FormatInt(r.Length, 10))
 	}
 	msg := &commonv1.InvokeRequest{
-		Method:      r.Method,
+		Method:      invoke.MethodOnWire(r.Method),
 		ContentType: validUTF8(r.ContentType),
 		HttpExtension: &commonv1.HTTPExtension{
 			Verb:        invoke.VerbToProto(r.Verb),
@@ -67,8 +67,11 @@ func decodeRequest(p *internalsv1.InternalInvokeRequest) (*invoke.Request, error
 	case p.GetVer() != internalsv1.APIVersion_V1:
 		return nil, invoke.Invalid("parsing InternalInvokeRequest error: unsupported version %d", p.GetVer())
 	}
-	method, err := invoke.NormalizeMethod(msg.GetMethod())
+	method, err := invoke.MethodFromWire(msg.GetMethod())
 	if err != nil {
+		return nil, err
+	}
+	if err := invoke.CheckQuery(msg.GetHttpExtension().GetQuerystring()); err != nil {
 		return nil, err
 	}
 	r := &invoke.Request{
@@ -79,27 +82,31 @@ func decodeRequest(p *internalsv1.InternalInvokeRequest) (*invoke.Request, error
 		TypeURL:     msg.GetData().GetTypeUrl(),
 		Header:      headerFrom(p.GetMetadata()),
 	}
-	if r.TypeURL != "" {
-		r.ContentType = "application/x-protobuf"
-	}
 	r.Service = r.Header.First(invoke.DestinationAppID, invoke.CalleeAppID)
 	r.Length, err = lengthIn(r.Header)
 	return r, err
 }
 
-// lengthIn reads Content-Length, in whatever case, -1 where it is absent.
+// lengthIn reads Content-Length, in whatever case, -1 where it is absent. Two that differ are
+// refused (RFC 9112 section 6.3): whoever took the other one would see another body.
 func lengthIn(h invoke.Header) (int64, error) {
-	for k, v := range h {
-		if len(k) != len(contentLength) || len(v) == 0 || !strings.EqualFold(k, contentLength) {
+	length := int64(-1)
+	for k, values := range h {
+		if len(k) != len(contentLength) || !strings.EqualFold(k, contentLength) {
 			continue
 		}
-		n, err := strconv.ParseInt(v[0], 10, 64)
-		if err != nil || n < 0 || v[0][0] == '+' {
-			return 0, invoke.Invalid("Content-Length %.40q is not a number", v[0])
+		for _, v := range values {
+			n, err := strconv.ParseInt(v, 10, 64)
+			if err != nil || v[0] == '+' || v[0] == '-' {
+				return 0, invoke.Invalid("Content-Length %.40q is not a number", v)
+			}
+			if length >= 0 && n != length {
+				return 0, invoke.Invalid("Content-Length is said to be %d, and %d", min(n, length), max(n, length))
+			}
+			length = n
 		}
-		return n, nil
 	}
-	return -1, nil
+	return length, nil
 }
 
 // ReadRequest reads the leading message of a CallLocalStream, and the body as far as it came
@@ -126,15 +133,15 @@ func ReadRequest(recv func() (*internalsv1.InternalInvokeRequestStream, error)) 
 	}
 	if r.Length < 0 && len(body.pending) == 0 && usuallyBodyless(r.Verb) {
 		// A sidecar does not say that there is no body; its half-close follows at once and does.
-		if err := body.next(); err != nil && err != io.EOF {
+		switch err := body.next(); err {
+		case nil:
+		case io.EOF:
+			r.Length = 0
+		default:
 			return nil, err
 		}
-		if body.ended {
-			r.Length = 0
-			body.length = 0
-		}
 	}
-	if r.Length >= 0 && body.got == r.Length {
+	if body.got == r.Length {
 		r.Head = body.pending
 		return r, nil
 	}
@@ -157,14 +164,11 @@ type requestBody struct {
 	length  int64 // as announced, -1 where it was not
 	got     int64
 	pending []byte
-	ended   bool
+	err     error // how it ended; what comes after that is not looked at
 }
 
 func (b *requestBody) Read(p []byte) (int, error) {
 	for len(b.pending) == 0 {
-		if b.ended {
-			return 0, io.EOF
-		}
 		if err := b.next(); err != nil {
 			return 0, err
 		}
@@ -175,13 +179,16 @@ func (b *requestBody) Read(p []byte) (int, error) {
 }
 
 func (b *requestBody) next() error {
+	if b.err == nil {
+		b.err = b.receive()
+	}
+	return b.err
+}
+
+func (b *requestBody) receive() error {
 	m, err := b.recv()
-	if err == io.EOF {
-		b.ended = true
-		if b.length > b.got {
-			return invoke.Invalid("the body ended after %d of %d bytes", b.got, b.length)
-		}
-		return io.EOF
+	if err == io.EOF && b.length > b.got {
+		return invoke.Invalid("the body ended after %d of %d bytes", b.got, b.length)
 	}
 	if err != nil {
 		return err
@@ -199,10 +206,11 @@ func (b *requestBody) accept(p *commonv1.StreamPayload) error {
 	if err := b.seq.take(p.GetSeq()); err != nil {
 		return err
 	}
-	b.pending = p.GetData()
-	b.got += int64(len(b.pending))
+	data := p.GetData()
+	b.got += int64(len(data))
 	if b.length >= 0 && b.got > b.length {
 		return invoke.Invalid("the body is longer than its Content-Length of %d bytes", b.length)
 	}
+	b.pending = data
 	return nil
 }

@@ -42,7 +42,7 @@ func DecodeUnaryResponse(p *internalsv1.InternalInvokeResponse, done func()) (*i
 	}
 	data := p.GetMessage().GetData().GetValue()
 	r.Length = int64(len(data))
-	r.Body = &responseBody{pending: data, ended: true, done: done}
+	r.Body = &responseBody{pending: data, err: io.EOF, done: done}
 	return r, nil
 }
 
@@ -90,7 +90,7 @@ func ReadResponse(recv func() (*internalsv1.InternalInvokeResponseStream, error)
 	if err != nil {
 		return nil, err
 	}
-	body := &responseBody{recv: recv, done: done}
+	body := &responseBody{recv: recv, done: done, length: r.Length}
 	if err := body.accept(first.GetPayload()); err != nil {
 		return nil, err
 	}
@@ -103,8 +103,10 @@ type responseBody struct {
 	recv    func() (*internalsv1.InternalInvokeResponseStream, error)
 	done    func()
 	seq     sequence
+	length  int64 // as announced, -1 where it was not
+	got     int64
 	pending []byte
-	ended   bool
+	err     error // how it ended; what comes after that is not looked at
 }
 
 func (b *responseBody) Read(p []byte) (int, error) {
@@ -139,13 +141,17 @@ func (b *responseBody) WriteTo(w io.Writer) (int64, error) {
 }
 
 func (b *responseBody) next() error {
-	if b.ended {
-		return io.EOF
+	if b.err == nil {
+		b.err = b.receive()
 	}
+	return b.err
+}
+
+func (b *responseBody) receive() error {
 	m, err := b.recv()
-	if err == io.EOF {
-		b.ended = true
-		return io.EOF
+	// An answer to HEAD announces what a GET would have, and has nothing of it.
+	if err == io.EOF && b.got > 0 && b.got < b.length {
+		return invoke.OutcomeUnknown("the answer ended after %d of %d bytes", b.got, b.length)
 	}
 	if err != nil {
 		return err
@@ -163,13 +169,18 @@ func (b *responseBody) accept(p *commonv1.StreamPayload) error {
 	if err := b.seq.take(p.GetSeq()); err != nil {
 		return invoke.OutcomeUnknown("the answer's stream: %v", err)
 	}
-	b.pending = p.GetData()
+	data := p.GetData()
+	b.got += int64(len(data))
+	if b.length >= 0 && b.got > b.length {
+		return invoke.OutcomeUnknown("the answer is longer than its Content-Length of %d bytes", b.length)
+	}
+	b.pending = data
 	return nil
 }
 
 // Close lets go of the stream; what was not read is thrown away.
 func (b *responseBody) Close() error {
-	b.ended = true
+	b.err = io.EOF
 	b.pending = nil
 	if b.done != nil {
 		b.done()

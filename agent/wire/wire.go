@@ -17,8 +17,8 @@ import (
 )
 
 // ChunkSize is how much of a streamed body goes into one message. daprd sends 2 KiB and takes
-// anything below 4 MiB; this is two HTTP/2 frames of the usual size.
-const ChunkSize = 32 << 10
+// anything below 4 MiB.
+const ChunkSize = invoke.ChunkSize
 
 const contentLength = "content-length"
 

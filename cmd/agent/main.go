@@ -6,6 +6,9 @@
 package main
 
 import (
+	"context"
+	"log/slog"
+
 	"github.com/farcall/farcall/cmd/internal/daemon"
 	"github.com/farcall/farcall/cmd/internal/entry"
 	"github.com/farcall/farcall/internal/config"
@@ -18,6 +21,8 @@ func main() {
 		Read: func(path string) (*config.Agent, error) {
 			return config.ReadAgent(path, daemon.CheckResolver)
 		},
-		Run: daemon.Agent,
+		Run: func(ctx context.Context, c *config.Agent, log *slog.Logger) error {
+			return daemon.Agent(ctx, c, daemon.TokensFromEnvironment(), log)
+		},
 	}.Main()
 }

@@ -78,9 +78,9 @@ west     default    cart     cart 2?[31m  [fd00::1]:8080  10.1.0.6:50002  -     
 		{
 			args: "get agents",
 			stdout: `
-CLUSTER  NODE    ADDRESS         CONNECTED  REVISION  LOCALITY  VERSION  APPLICATIONS
-east     node-1  10.0.0.1:50002  yes        42        eu        v0.1.0   default/cart (http), shop/billing (grpc)
-west     node-2  10.1.0.1:50002  no         -         -         -        -
+CLUSTER  NODE    ADDRESS         CONNECTED  REVISION  DRIFTS  LOCALITY  VERSION  APPLICATIONS
+east     node-1  10.0.0.1:50002  yes        42        3       eu        v0.1.0   default/cart (http), shop/billing (grpc)
+west     node-2  10.1.0.1:50002  no         -         -       -         -        -
 `},
 		{
 			args: "get policies",

@@ -30,6 +30,9 @@ const (
 	headerAttempts = "farcall-attempts"
 	headerTier     = "farcall-tier"
 	headerReason   = "farcall-reason"
+	// The token that an agent may demand is in the environment of Dapr's applications and SDKs.
+	headerToken   = "dapr-api-token"
+	tokenVariable = "DAPR_API_TOKEN"
 )
 
 const (
@@ -56,7 +59,8 @@ func (c *cli) callCommand() *cobra.Command {
 		Short: "Call an application through an agent",
 		Long: "Calls a method of an application over HTTP, through the agent at --agent. The body of the answer goes to stdout as it is;\n" +
 			"who served it goes to stderr. With -o json or yaml all of it goes to stdout as one object.\n\n" +
-			"The application is an app-id, or app-id.namespace. The method is a path, with a query where it needs one.",
+			"The application is an app-id, or app-id.namespace. The method is a path, with a query where it needs one.\n" +
+			"Where the environment has DAPR_API_TOKEN, the call shows it to the agent.",
 		Example: "  farcall call cart items/1\n  farcall call cart.shop items -d '{\"id\": 1}' -H 'content-type: application/json' --strategy external-first",
 		Args:    cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -114,6 +118,12 @@ func (c *cli) callRequest(ctx context.Context, f callFlags, app, method string) 
 			return nil, usagef("--header %q: want 'name: value'", h)
 		}
 		req.Header.Add(name, value)
+	}
+	if token := os.Getenv(tokenVariable); token != "" && req.Header.Get(headerToken) == "" {
+		if !httpguts.ValidHeaderFieldValue(token) {
+			return nil, usagef("%s cannot stand in a header", tokenVariable)
+		}
+		req.Header.Set(headerToken, token)
 	}
 	if f.timeout < 0 {
 		return nil, usagef("--timeout %s is below 0", f.timeout)

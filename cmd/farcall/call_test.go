@@ -20,8 +20,8 @@ import (
 
 // seen is what the agent was asked.
 type seen struct {
-	method, uri, body, strategy, cluster, timeout, custom string
-	length                                                int64
+	method, uri, body, strategy, cluster, timeout, custom, token string
+	length                                                       int64
 }
 
 // agentFace answers /v1.0/invoke as an agent does: an application echo answers with what it was
@@ -38,6 +38,7 @@ func agentFace(last *seen) http.Handler {
 		*last = seen{
 			method: r.Method, uri: r.RequestURI, body: string(b), length: r.ContentLength, strategy: r.Header.Get("farcall-strategy"),
 			cluster: r.Header.Get("farcall-cluster"), timeout: r.Header.Get("farcall-timeout"), custom: strings.Join(r.Header.Values("x-custom"), "|"),
+			token: strings.Join(r.Header.Values("dapr-api-token"), "|"),
 		}
 		switch r.PathValue("app") {
 		case "none":
@@ -140,6 +141,27 @@ func TestCallSendsWhatItWasTold(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestCallShowsItsToken says that the token of the environment is shown, unless the call has one.
+func TestCallShowsItsToken(t *testing.T) {
+	var got seen
+	agent := startAgent(t, &got)
+	t.Setenv("DAPR_API_TOKEN", "secret")
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{nil, "secret"},
+		{[]string{"-H", "Dapr-Api-Token: other"}, "other"},
+	} {
+		farcall(t, "", append([]string{"--agent", agent, "call", "cart", "m"}, c.args...)...).want(t, exitOK)
+		if got.token != c.want {
+			t.Errorf("%q: the agent was shown %q, want %q", c.args, got.token, c.want)
+		}
+	}
+	t.Setenv("DAPR_API_TOKEN", "two\nlines")
+	farcall(t, "", "--agent", agent, "call", "cart", "m").want(t, exitUsage)
 }
 
 func TestExitCodesOfCalls(t *testing.T) {

@@ -169,6 +169,9 @@ func over(k *policyv1.Cordon, now time.Time) bool {
 
 // until writes how long it is to a moment, by this machine's clock.
 func until(at *timestamppb.Timestamp, now time.Time) string {
+	if at == nil {
+		return "-"
+	}
 	return age(durationpb.New(at.AsTime().Sub(now)))
 }
 

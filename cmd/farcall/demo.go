@@ -81,7 +81,7 @@ func newDemoChild() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return daemon.Agent(ctx, c, log)
+			return daemon.Agent(ctx, c, daemon.Tokens{}, log)
 		},
 	}
 }

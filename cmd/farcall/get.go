@@ -234,9 +234,10 @@ func (c *cli) getAgents() *cobra.Command {
 func agentTable(w io.Writer, list *adminv1.ListAgentsResponse) error {
 	var rows [][]string
 	for _, s := range list.GetAgents() {
-		a, connected, revision := s.GetAgent(), "no", ""
+		a, connected, revision, drifts := s.GetAgent(), "no", "", ""
 		if s.GetConnected() {
 			connected, revision = "yes", strconv.FormatInt(s.GetAppliedRevision(), 10)
+			drifts = strconv.FormatUint(s.GetDrifts(), 10)
 		}
 		var apps []string
 		for _, p := range a.GetApps() {
@@ -244,8 +245,8 @@ func agentTable(w io.Writer, list *adminv1.ListAgentsResponse) error {
 		}
 		slices.Sort(apps)
 		rows = append(rows, []string{
-			a.GetCluster(), a.GetNode(), a.GetAddress(), connected, revision, locality(a.GetLocality()), a.GetVersion(), strings.Join(apps, ", "),
+			a.GetCluster(), a.GetNode(), a.GetAddress(), connected, revision, drifts, locality(a.GetLocality()), a.GetVersion(), strings.Join(apps, ", "),
 		})
 	}
-	return writeTable(w, []string{"CLUSTER", "NODE", "ADDRESS", "CONNECTED", "REVISION", "LOCALITY", "VERSION", "APPLICATIONS"}, rows)
+	return writeTable(w, []string{"CLUSTER", "NODE", "ADDRESS", "CONNECTED", "REVISION", "DRIFTS", "LOCALITY", "VERSION", "APPLICATIONS"}, rows)
 }

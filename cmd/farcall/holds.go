@@ -48,13 +48,18 @@ func holdTable(w io.Writer, list *adminv1.ListHoldsResponse) error {
 	var rows [][]string
 	for _, h := range list.GetHolds() {
 		rows = append(rows, []string{
-			h.GetCluster(), h.GetRegistry(), holdService(h), h.GetId(), since(h.GetSince(), now), until(h.GetUntil(), now), h.GetReason(), h.GetDetail(),
+			h.GetCluster(), cmp.Or(h.GetRegistry(), "*"), holdService(h), cmp.Or(h.GetId(), "*"), since(h.GetSince(), now), until(h.GetUntil(), now), h.GetReason(), h.GetDetail(),
 		})
 	}
 	return writeTable(w, []string{"CLUSTER", "REGISTRY", "SERVICE", "ID", "SINCE", "UNTIL", "REASON", "WHY"}, rows)
 }
 
-func holdService(h *adminv1.Hold) string { return h.GetNamespace() + "/" + h.GetService() }
+func holdService(h *adminv1.Hold) string {
+	if h.GetService() == "" {
+		return "*"
+	}
+	return h.GetNamespace() + "/" + h.GetService()
+}
 
 // unknownHolds tells on stderr what a list of holds does not say.
 func (c *cli) unknownHolds(list *adminv1.ListHoldsResponse) {
@@ -80,6 +85,8 @@ func (c *cli) releaseHolds() *cobra.Command {
 		Short: "Let go the instances that are kept although their registry lists them no more",
 		Long: "Ends the holds of a cluster, or of one service in it: the instances are gone, at every agent. Those that their\n" +
 			"registry lists again come back by themselves. farcall get holds says what is held, and why.\n\n" +
+			"A link that no agent reports any more is let go with all that it listed. A cluster that no synchronizer has in its\n" +
+			"configuration is deleted as a whole; where one has it by then, nothing is deleted.\n\n" +
 			"The service is an app-id, app-id.namespace or namespace/app-id.",
 		Example: "  farcall holds release west\n  farcall holds release west cart --instance cart-7\n  farcall holds release west --registry consul",
 		Args:    cobra.RangeArgs(1, 2),
@@ -107,7 +114,7 @@ func (c *cli) releaseHolds() *cobra.Command {
 					c.warn("cluster "+req.GetCluster(), answer.GetWarnings())
 				}
 				return c.print(answer, func(w io.Writer) error {
-					_, err := fmt.Fprintf(w, "cluster %s: %s released by %s\n", clean(req.GetCluster()), count(answer.GetReleased(), "hold"), clean(answer.GetOwner()))
+					_, err := fmt.Fprintf(w, "cluster %s: %s by %s\n", clean(req.GetCluster()), releasedWords(answer), clean(answer.GetOwner()))
 					return err
 				})
 			})
@@ -116,6 +123,19 @@ func (c *cli) releaseHolds() *cobra.Command {
 	cmd.Flags().StringVar(&req.Registry, "registry", "", "only what this registry lists no more")
 	cmd.Flags().StringVar(&req.Instance, "instance", "", "only the instance with this id")
 	return cmd
+}
+
+// releasedWords says what a release did.
+func releasedWords(answer *adminv1.ReleaseHoldResponse) string {
+	switch links := answer.GetLinks(); {
+	case answer.GetDeleted():
+		return "deleted with its " + count(answer.GetReleased(), "instance")
+	case len(links) > 0 && answer.GetReleased() == 0:
+		return count(uint64(len(links)), "link") + " let go"
+	case len(links) > 0:
+		return count(answer.GetReleased(), "hold") + " released and " + count(uint64(len(links)), "link") + " let go"
+	}
+	return count(answer.GetReleased(), "hold") + " released"
 }
 
 // headerWord makes of a name what can stand in metadata: printable ASCII.
@@ -138,6 +158,10 @@ func (k *checker) holds(list *adminv1.ListHoldsResponse, now time.Time) {
 	groups := map[[2]string]*group{}
 	var order []*group
 	for _, h := range list.GetHolds() {
+		if h.GetService() == "" {
+			k.heldWhole(h, now)
+			continue
+		}
 		key := [2]string{h.GetCluster(), h.GetRegistry()}
 		g := groups[key]
 		if g == nil {
@@ -165,6 +189,16 @@ func (k *checker) holds(list *adminv1.ListHoldsResponse, now time.Time) {
 	for _, u := range list.GetUnknown() {
 		k.add(levelWarn, "see to "+cmp.Or(u.GetOwner(), "it that a synchronizer has the cluster in its configuration"), "%s: what is held is not known: %s", u.GetCluster(), u.GetWhy())
 	}
+}
+
+// heldWhole notes a hold of all that a registry lists, or a cluster.
+func (k *checker) heldWhole(h *adminv1.Hold, now time.Time) {
+	if h.GetRegistry() == "" {
+		k.add(levelWarn, "put it back into a synchronizer's configuration, or delete it: farcall holds release "+h.GetCluster(), "%s: %s", h.GetCluster(), h.GetDetail())
+		return
+	}
+	k.add(levelWarn, fmt.Sprintf("start an agent that hears it, or let it go: farcall holds release %s --registry %s", h.GetCluster(), shellWord(h.GetRegistry())),
+		"%s: %s: %s for another %s", h.GetCluster(), h.GetRegistry(), h.GetDetail(), until(h.GetUntil(), now))
 }
 
 // someServices is how many services are named of one registry's holds.

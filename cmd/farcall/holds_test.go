@@ -64,6 +64,14 @@ func (f *fakeAdmin) ReleaseHold(ctx context.Context, r *adminv1.ReleaseHoldReque
 		return nil, status.Error(codes.NotFound, `there is no hold in cluster east of default/crat; did you mean "default/cart"?`)
 	}
 	resp := &adminv1.ReleaseHoldResponse{Released: 12, Owner: "sync-a"}
+	switch r.GetCluster() {
+	case "gone":
+		resp.Deleted = true
+	case "edge":
+		resp.Links = []string{"file@node-b"}
+	case "lab":
+		resp.Released, resp.Links = 0, []string{"file@node-a", "file@node-b"}
+	}
 	if r.GetInstance() != "" {
 		resp.Released = 1
 		resp.Warnings = []string{"synchronizer sync-b did not answer: refused"}
@@ -98,6 +106,12 @@ func TestReleaseHolds(t *testing.T) {
 			"farcall: release holds of east crat: not found: there is no hold in cluster east of default/crat; did you mean \"default/cart\"?\n",
 			&adminv1.ReleaseHoldRequest{Cluster: "east", Namespace: "default", Service: "crat"},
 		},
+		{"holds release gone", exitOK, "cluster gone: deleted with its 12 instances by sync-a\n", "", &adminv1.ReleaseHoldRequest{Cluster: "gone"}},
+		{"holds release edge", exitOK, "cluster edge: 12 holds released and 1 link let go by sync-a\n", "", &adminv1.ReleaseHoldRequest{Cluster: "edge"}},
+		{
+			"holds release lab --registry file@node-b", exitOK, "cluster lab: 2 links let go by sync-a\n", "",
+			&adminv1.ReleaseHoldRequest{Cluster: "lab", Registry: "file@node-b"},
+		},
 	} {
 		t.Run(c.args, func(t *testing.T) {
 			f := &fakeAdmin{}
@@ -123,6 +137,40 @@ func TestReleaseHolds(t *testing.T) {
 		{"holds release east //", `"//"`},
 	} {
 		farcall(t, "", strings.Fields(c.args)...).want(t, exitUsage, c.word)
+	}
+}
+
+// A cluster or a link that is held as a whole is one line, and says what to do.
+func TestWhatIsHeldAsAWhole(t *testing.T) {
+	list := &adminv1.ListHoldsResponse{Holds: []*adminv1.Hold{
+		{Cluster: "west", Reason: "unconfigured", Detail: "no synchronizer has it in its configuration: its 2 instances of 1 service stay"},
+		{Cluster: "edge", Registry: "mdns@10.8.0.0/24", Reason: "unreported", Since: ago(2 * time.Hour), Until: ago(-22 * time.Hour), Detail: "no agent reports it; node-b did last: its 7 instances stay"},
+	}}
+	var table strings.Builder
+	if err := holdTable(&table, list); err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(table.String(), "\n")
+	for n, want := range [][]string{
+		{"west", "*", "*", "*", "-", "-", "unconfigured"},
+		{"edge", "mdns@10.8.0.0/24", "*", "*", "2h"},
+	} {
+		if got := strings.Fields(lines[n+1]); len(got) < len(want) || strings.Join(got[:len(want)-1], " ") != strings.Join(want[:len(want)-1], " ") || !strings.HasPrefix(got[len(want)-1], want[len(want)-1]) {
+			t.Errorf("line %d is %q, want %q", n+1, got, want)
+		}
+	}
+	k := &checker{}
+	k.holds(list, time.Now())
+	if len(k.findings) != 2 {
+		t.Fatalf("found is %v", k.findings)
+	}
+	for n, want := range []finding{
+		{levelWarn, "west: no synchronizer has it in its configuration: its 2 instances of 1 service stay", "farcall holds release west"},
+		{levelWarn, "edge: mdns@10.8.0.0/24: no agent reports it; node-b did last: its 7 instances stay for another ", "farcall holds release edge --registry mdns@10.8.0.0/24"},
+	} {
+		if got := k.findings[n]; got.Level != want.Level || !strings.HasPrefix(got.Text, want.Text) || !strings.HasSuffix(got.Do, want.Do) {
+			t.Errorf("found is %+v, want %+v", got, want)
+		}
 	}
 }
 

@@ -200,7 +200,7 @@ var agents = &adminv1.ListAgentsResponse{Agents: []*adminv1.AgentStatus{
 				{Namespace: "shop", Id: "billing", Port: 81, Protocol: "grpc"}, {Namespace: "default", Id: "cart", Port: 80},
 			},
 		},
-		Connected: true, AppliedRevision: 42, PolicyRevision: 9,
+		Connected: true, AppliedRevision: 42, PolicyRevision: 9, Drifts: 3,
 	},
 	{Agent: &catalogv1.Agent{Cluster: "west", Node: "node-2", Address: "10.1.0.1:50002"}},
 }}

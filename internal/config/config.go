@@ -59,7 +59,7 @@ type Agent struct {
 	HTTP Listener `yaml:"http" default:"listen=127.0.0.1:3500"`
 	GRPC Listener `yaml:"grpc" default:"listen=127.0.0.1:50001"`
 	// Dapr is what the Dapr sidecars of this node call; nil: nothing listens for them.
-	Dapr *Listener `yaml:"dapr,omitempty"`
+	Dapr *Dapr `yaml:"dapr,omitempty"`
 	// Metrics serves metrics and health.
 	Metrics Listener `yaml:"metrics" default:"listen=127.0.0.1:9464"`
 	Apps    []App    `yaml:"apps"`
@@ -304,22 +304,6 @@ type Internal struct {
 	Insecure bool `yaml:"insecure,omitempty"`
 
 	_ struct{} `later:"tls"`
-}
-
-// App says how calls for one application of this node are delivered.
-type App struct {
-	// ID is the app-id, unique in its namespace at this agent.
-	ID        string `yaml:"id"`
-	Namespace string `yaml:"namespace" default:"default"`
-	// Port is the application's own, 1 to 65535; 0: only its registry knows it. With the protocol
-	// dapr it is its sidecar's, for calls from other sidecars.
-	Port int `yaml:"port,omitempty"`
-	// Protocol is http, h2c, grpc or dapr.
-	Protocol string `yaml:"protocol" default:"http"`
-	// Register puts the application into the node's own registry, one that takes registrations.
-	Register bool `yaml:"register,omitempty"`
-
-	_ struct{} `later:"tls,token"`
 }
 
 // Guard tunes the guard against implausible removals.

@@ -50,7 +50,7 @@ resolvers:
 internal: {listen: "127.0.0.1:0", advertise: 127.0.0.1}
 http: {listen: unix:///run/farcall/http.sock}
 grpc: {listen: 127.0.0.1:50001}
-dapr: {listen: 127.0.0.1:50003}
+dapr: {listen: "10.0.0.1:50003", insecure: true, announce: {interfaces: [eth1]}}
 metrics: {listen: 0.0.0.0:9464, insecure: true}
 strategy: remote
 accessLog: all
@@ -58,6 +58,8 @@ apps:
   - {id: cart, port: 8080, protocol: http, namespace: default, register: true}
   - {id: cart, port: 8081, protocol: grpc, namespace: shop}
   - {id: till, protocol: dapr}
+  - {id: bank, protocol: https, token: very-secret-too, tls: {ca: ca.pem, cert: c.pem, key: k.pem, serverName: bank.example}}
+  - {id: audit, protocol: grpc, tokenFile: /run/audit, tls: {insecure: true}}
 `
 
 func TestSynchronizerSample(t *testing.T) {
@@ -123,12 +125,17 @@ func TestAgentSample(t *testing.T) {
 		Internal: Internal{Listen: "127.0.0.1:0", Advertise: "127.0.0.1"},
 		HTTP:     Listener{Listen: "unix:///run/farcall/http.sock"},
 		GRPC:     Listener{Listen: "127.0.0.1:50001"},
-		Dapr:     &Listener{Listen: "127.0.0.1:50003"},
+		Dapr:     &Dapr{Listen: "10.0.0.1:50003", Insecure: true, Announce: &Announce{Interfaces: []string{"eth1"}}},
 		Metrics:  Listener{Listen: "0.0.0.0:9464", Insecure: true},
 		Apps: []App{
 			{ID: "cart", Namespace: "default", Port: 8080, Protocol: "http", Register: true},
 			{ID: "cart", Namespace: "shop", Port: 8081, Protocol: "grpc"},
 			{ID: "till", Namespace: "default", Protocol: "dapr"},
+			{
+				ID: "bank", Namespace: "default", Protocol: "https", Token: "very-secret-too",
+				TLS: &AppTLS{CA: "ca.pem", Cert: "c.pem", Key: "k.pem", ServerName: "bank.example"},
+			},
+			{ID: "audit", Namespace: "default", Protocol: "grpc", TokenFile: "/run/audit", TLS: &AppTLS{Insecure: true}},
 		},
 		Strategy: string(strategy.ExternalFirst), AccessLog: "all",
 		Guard: Guard{Hold: time.Minute},
@@ -204,8 +211,9 @@ func TestEffectiveReadsBackTheSame(t *testing.T) {
 			t.Errorf("synchronizer\n%s\nread back as\n%s", s.Effective(), again.Effective())
 		}
 	}
-	for _, text := range []string{sampleAgent, "cluster: c\nsynchronizers: ['[::1]:1']", "cluster: c\nsynchronizers: [localhost:1]\naccessLog: off"} {
-		text = strings.Replace(text, "very-secret", redacted, 1)
+	tokens := "cluster: c\nsynchronizers: ['[::1]:1']\napps: [{id: a, token: very-secret}, {id: b, token: very-secret-too}]"
+	for _, text := range []string{sampleAgent, tokens, "cluster: c\nsynchronizers: ['[::1]:1']", "cluster: c\nsynchronizers: [localhost:1]\naccessLog: off"} {
+		text = strings.NewReplacer("very-secret-too", redacted, "very-secret", redacted).Replace(text)
 		a, err := ParseAgent("a.yaml", []byte(text))
 		if err != nil {
 			t.Fatal(err)

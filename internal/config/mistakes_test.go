@@ -132,10 +132,10 @@ var mistakes = []struct {
 			`farcall.yaml:8: clusters[2].resolvers[1].mdns.interfaces[3]: eth0 is listed twice`,
 			`farcall.yaml:9: clusters[2].resolvers[2]: has both dns and mdns: want one kind; write a list entry for each`}},
 	{name: "keys of later versions for an agent", agent: true,
-		text: okAgent + "tls: {ca: x}\napps: [{id: a, token: t}]\n",
+		text: okAgent + "tls: {ca: x}\nhttp: {tls: {}}\n",
 		want: []string{
 			"farcall.yaml:4: tls: not supported by this version",
-			"farcall.yaml:5: apps[0].token: not supported by this version"}},
+			"farcall.yaml:5: http.tls: not supported by this version"}},
 	{name: "a key set twice", text: "federation: a\nfederation: b\nhttp:\n  listen: 127.0.0.1:1\n  listen: 127.0.0.1:2\n", want: []string{
 		"farcall.yaml:2: federation: set twice, first in line 1",
 		"farcall.yaml:5: http.listen: set twice, first in line 4"}},
@@ -256,11 +256,11 @@ var mistakes = []struct {
 	{name: "a hold of nothing", text: okSynchronizer + "guard: {hold: 0s}\n", want: []string{
 		"farcall.yaml:2: guard.hold: 0s is not a time to hold for: want more than 0s, for example 60s"}},
 
-	{name: "words", agent: true, text: okAgent + "accessLog: error\napps:\n- {id: a, protocol: HTTP}\n- {id: b, protocol: https}\n- {id: c, protocol: quic}\nstrategy: local-frist\n", want: []string{
+	{name: "words", agent: true, text: okAgent + "accessLog: error\napps:\n- {id: a, protocol: HTTP}\n- {id: b, protocol: htps}\n- {id: c, protocol: quic}\nstrategy: local-frist\n", want: []string{
 		`farcall.yaml:4: accessLog: unknown word "error": want "off", "errors" or "all"; did you mean "errors"?`,
-		`farcall.yaml:6: apps[0].protocol: unknown word "HTTP": want "http", "h2c", "grpc" or "dapr"; did you mean "http"?`,
-		`farcall.yaml:7: apps[1].protocol: "https" is not supported by this version: want "http", "h2c", "grpc" or "dapr"`,
-		`farcall.yaml:8: apps[2].protocol: unknown word "quic": want "http", "h2c", "grpc" or "dapr"`,
+		`farcall.yaml:6: apps[0].protocol: unknown word "HTTP": want "http", "https", "h2c", "grpc" or "dapr"; did you mean "http"?`,
+		`farcall.yaml:7: apps[1].protocol: unknown word "htps": want "http", "https", "h2c", "grpc" or "dapr"; did you mean "https"?`,
+		`farcall.yaml:8: apps[2].protocol: unknown word "quic": want "http", "https", "h2c", "grpc" or "dapr"`,
 		`farcall.yaml:9: strategy: unknown strategy "local-frist": did you mean "local-first"? Accepted are local-first, external-first, broadcast, local-only, external-only, any; also active-active (any), none (any), local (local-first), remote (external-first)`}},
 	{name: "apps", agent: true,
 		text: okAgent + "apps:\n- {id: a, port: 1}\n- {id: a, port: 2}\n- {port: 3}\n- {id: b, port: 70000}\n- {id: c, port: 0}\n- {id: d, register: true, namespace: ''}\n",
@@ -272,6 +272,48 @@ var mistakes = []struct {
 			"farcall.yaml:10: apps[5].namespace: is empty",
 			"farcall.yaml:10: apps[5].port: is missing: register: true needs the application's port",
 			"farcall.yaml:10: apps[5].register: no registry under resolvers takes registrations: add a consul or an mdns, or leave register out"}},
+	{name: "tokens of applications", agent: true,
+		text: okAgent + `apps:
+- {id: a, token: hush-1}
+- {id: b, token: hush-1}
+- {id: c, token: ""}
+- {id: d, token: "hush\nhush"}
+- {id: e, token: " hush"}
+- {id: f, token: hush, tokenFile: /run/token}
+- {id: g, tokenFile: ""}
+- {id: h, token: 12345}
+- {id: i, tokenfile: x}
+`,
+		want: []string{
+			"farcall.yaml:6: apps[1].token: is that of apps[0] in line 5 as well: an application is known by its token",
+			"farcall.yaml:7: apps[2].token: is empty: want a token",
+			"farcall.yaml:8: apps[3].token: holds a character that no header takes: want printable ASCII",
+			"farcall.yaml:9: apps[4].token: begins or ends with a space, which no header keeps",
+			"farcall.yaml:10: apps[5].tokenFile: stands beside apps[5].token: want one of them",
+			"farcall.yaml:11: apps[6].tokenFile: is empty: want the path of a file that holds the token",
+			"farcall.yaml:12: apps[7].token: want text, got a number: put it in quotes",
+			`farcall.yaml:13: apps[8].tokenfile: unknown key; did you mean "tokenFile"?`}},
+	{name: "TLS with applications", agent: true,
+		text: okAgent + `apps:
+- {id: a, tls: {ca: x}}
+- {id: b, protocol: h2c, tls: {}}
+- {id: c, protocol: dapr, tls: {insecure: true}}
+- {id: d, protocol: https, tls: {cert: x}}
+- {id: e, protocol: grpc, tls: {key: x, serverName: "a b"}}
+- {id: f, protocol: https, tls: {ca: x, insecure: true}}
+- {id: g, protocol: https, tls: {servername: x}}
+- {id: h, protocol: https, insecure: true}
+`,
+		want: []string{
+			"farcall.yaml:5: apps[0].tls: stands beside protocol http, which is plaintext: write protocol: https, or leave tls out",
+			"farcall.yaml:6: apps[1].tls: stands beside protocol h2c, which is plaintext: write protocol: https, which speaks HTTP/2 as well, or leave tls out",
+			"farcall.yaml:7: apps[2].tls: stands beside protocol dapr: the sidecar is called in plaintext, and speaks TLS with its application itself; write protocol: https to call the application, or leave tls out",
+			"farcall.yaml:8: apps[3].tls.cert: stands without apps[3].tls.key: a certificate needs its key",
+			"farcall.yaml:9: apps[4].tls.key: stands without apps[4].tls.cert: a key needs its certificate",
+			`farcall.yaml:9: apps[4].tls.serverName: "a b" is neither an IP address nor a host name`,
+			"farcall.yaml:10: apps[5].tls.insecure: stands beside apps[5].tls.ca: want one of them, since insecure: true takes any certificate",
+			`farcall.yaml:11: apps[6].tls.servername: unknown key; did you mean "serverName"?`,
+			`farcall.yaml:12: apps[7].insecure: unknown key here; it goes inside "tls"`}},
 }
 
 func TestMistakesAreToldAllAtOnce(t *testing.T) {

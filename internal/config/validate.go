@@ -16,9 +16,8 @@ import (
 
 // Words that a key may have, canonical ones first.
 var (
-	protocols      = []string{"http", "h2c", "grpc", "dapr"}
-	laterProtocols = []string{"https"}
-	accessLogs     = []string{"off", "errors", "all"}
+	protocols  = []string{"http", "https", "h2c", "grpc", "dapr"}
+	accessLogs = []string{"off", "errors", "all"}
 )
 
 // validator checks what a struct says, after its shape was right, and fills in the defaults
@@ -51,7 +50,7 @@ func (v *validator) synchronizer(s *Synchronizer) {
 // sources checks where a cluster's lists come from.
 func (v *validator) sources(at string, c Cluster) {
 	if _, written := v.lines[at+".via"]; written {
-		v.word(at+".via", c.Via, []string{ViaAgents}, nil)
+		v.word(at+".via", c.Via, []string{ViaAgents})
 		if len(c.Resolvers) > 0 {
 			v.errorf(at+".resolvers", "stands beside %s.via: the registries of a cluster that is read via its agents stand in the agents' configurations", at)
 		}
@@ -87,7 +86,7 @@ func (v *validator) agent(a *Agent) {
 	v.apps(a)
 	v.strategy(a)
 	v.localPolicy(a)
-	v.word("accessLog", a.AccessLog, accessLogs, nil)
+	v.word("accessLog", a.AccessLog, accessLogs)
 	v.tracing(a.Tracing)
 	v.guard(a.Guard)
 }
@@ -303,16 +302,7 @@ func (v *validator) mdns(at string, m *MDNS) {
 	if m.TTL < 5*time.Second || m.TTL > 2*time.Minute {
 		v.errorf(at+".ttl", "%s is not in 5s to 120s", m.TTL)
 	}
-	for i, name := range m.Interfaces {
-		at := fmt.Sprintf("%s.interfaces[%d]", at, i)
-		switch {
-		// The kernel's bounds: IFNAMSIZ, and dev_valid_name.
-		case name == "" || len(name) > 15 || strings.ContainsAny(name, "/: \t\n"):
-			v.errorf(at, "%q is not the name of a network interface, such as eth0", name)
-		case slices.Index(m.Interfaces, name) < i:
-			v.errorf(at, "%s is listed twice", name)
-		}
-	}
+	v.interfaces(at+".interfaces", m.Interfaces)
 }
 
 func (v *validator) scope(at string, s *Scope) {
@@ -377,37 +367,6 @@ func (v *validator) internal(a *Agent) {
 	}
 }
 
-func (v *validator) apps(a *Agent) {
-	registers := slices.ContainsFunc(a.Resolvers, Resolver.TakesRegistrations)
-	seen := map[catalog.Name]string{}
-	for i, app := range a.Apps {
-		at := fmt.Sprintf("apps[%d]", i)
-		v.missing(at, "id", app.ID == "", "want the app-id")
-		if err := checkName(app.ID); app.ID != "" && err != nil {
-			v.errorf(at+".id", "%v", err)
-		}
-		v.namespace(at+".namespace", app.Namespace)
-		name := catalog.Name{Namespace: app.Namespace, Service: app.ID}
-		if first, ok := seen[name]; ok && app.ID != "" {
-			v.errorf(at+".id", "%s is %s in line %d as well: an application is listed once", name, first, v.lines[first])
-		} else {
-			seen[name] = at
-		}
-		// A port that is left out is 0 as well; only one that is written is wrong.
-		if _, written := v.lines[at+".port"]; written && app.Port < 1 || app.Port > 65535 {
-			v.errorf(at+".port", "%d is not in 1 to 65535", app.Port)
-		}
-		v.word(at+".protocol", app.Protocol, protocols, laterProtocols)
-		if !app.Register {
-			continue
-		}
-		v.missing(at, "port", app.Port == 0, "register: true needs the application's port")
-		if !registers {
-			v.errorf(at+".register", "no registry under resolvers takes registrations: add a consul or an mdns, or leave register out")
-		}
-	}
-}
-
 // strategy puts the agent's strategy into its canonical spelling. A key that is left out stays
 // empty, so that the agent can tell its default from a choice.
 func (v *validator) strategy(a *Agent) {
@@ -423,11 +382,9 @@ func (v *validator) strategy(a *Agent) {
 }
 
 // word holds a value to a list of words, spelt exactly.
-func (v *validator) word(at, word string, words, later []string) {
+func (v *validator) word(at, word string, words []string) {
 	switch mended, near := nearest.Word(word, words); {
 	case slices.Contains(words, word):
-	case slices.Contains(later, word):
-		v.errorf(at, "%q is not supported by this version: want %s", word, nearest.Either(words))
 	case near:
 		v.errorf(at, "unknown word %q: want %s; did you mean %q?", word, nearest.Either(words), mended)
 	default:

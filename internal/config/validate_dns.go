@@ -62,7 +62,7 @@ func (v *validator) dnsService(at, key string, s DNSService) {
 		words   []string
 	}{{"type", s.Type, dnsTypes}, {"srvPort", s.SRVPort, dnsSRVPorts}, {"family", s.Family, dnsFamilies}} {
 		if _, written := v.lines[at+"."+w.key]; written {
-			v.word(at+"."+w.key, w.is, w.words, nil)
+			v.word(at+"."+w.key, w.is, w.words)
 		}
 	}
 	for _, p := range []struct {

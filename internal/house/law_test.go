@@ -25,6 +25,7 @@ var law = []rule{
 	{"internal/keys", []string{"api/...", "internal/catalog"}},
 	{"internal/reach", []string{"api/...", "internal/catalog"}},
 	{"internal/guard", []string{"internal/catalog"}},
+	{"internal/holds", []string{"api/...", "internal/catalog", "internal/guard"}},
 	{"internal/policy", []string{"api/...", "internal/catalog", "internal/keys", "internal/nearest", "strategy"}},
 	{"internal/explain", []string{"api/...", "internal/catalog", "internal/policy", "strategy"}},
 	{"internal/mirror", []string{"api/...", "internal/catalog", "internal/keys", "internal/policy", "strategy"}},
@@ -42,12 +43,12 @@ var law = []rule{
 	{"internal/nearest", nil},
 	{"internal/version", nil},
 	{"synchronizer/...", []string{
-		"api/...", "internal/catalog", "internal/explain", "internal/guard", "internal/keys", "internal/mirror",
+		"api/...", "internal/catalog", "internal/explain", "internal/guard", "internal/holds", "internal/keys", "internal/mirror",
 		"internal/nearest", "internal/policy", "internal/reach", "internal/store", "resolvers", "resolvers/inbox", "resolvers/intake", "strategy", "synchronizer/...",
 	}},
 	// Agents know the store from the feed only, so internal/store is not among these.
 	{"agent/...", []string{
-		"api/...", "internal/catalog", "internal/datadir", "internal/explain", "internal/guard", "internal/keys", "internal/mirror",
+		"api/...", "internal/catalog", "internal/datadir", "internal/explain", "internal/guard", "internal/holds", "internal/keys", "internal/mirror",
 		"internal/policy", "internal/reach", "internal/version", "resolvers", "resolvers/inbox", "resolvers/intake", "strategy", "agent/...",
 	}},
 	{"agent/pick", []string{"internal/catalog", "strategy"}},
@@ -139,7 +140,7 @@ func TestEachDependencyHasItsKeeper(t *testing.T) {
 // Pure rooms take time as an argument and touch nothing outside: what they decide can be
 // replayed.
 var pureRooms = []string{
-	"strategy", "internal/catalog", "internal/explain", "internal/guard", "internal/keys", "internal/mirror", "internal/policy", "internal/reach", "agent/pick",
+	"strategy", "internal/catalog", "internal/explain", "internal/guard", "internal/holds", "internal/keys", "internal/mirror", "internal/policy", "internal/reach", "agent/pick",
 }
 
 func TestPureRoomsDoNoIOAndReadNoClock(t *testing.T) {

@@ -5,7 +5,10 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
+	"runtime"
 	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -22,8 +25,10 @@ import (
 	"github.com/farcall/farcall/resolvers/mdns"
 )
 
-// Agent runs an agent until ctx is done; then it drains and returns nil.
-func Agent(ctx context.Context, c *config.Agent, log *slog.Logger) error {
+// Agent runs an agent until ctx is done; then it drains and returns nil. The tokens are those of the
+// process's environment.
+func Agent(ctx context.Context, c *config.Agent, t Tokens, log *slog.Logger) error {
+	defer runtime.KeepAlive(giveHeapRoom())
 	var dir *datadir.Dir
 	if c.DataDir != "" {
 		var err error
@@ -34,6 +39,9 @@ func Agent(ctx context.Context, c *config.Agent, log *slog.Logger) error {
 	}
 	var l listeners
 	cfg, deps, err := agentParts(c, dir, &l, log)
+	if err == nil {
+		err = t.into(&cfg, c.Apps)
+	}
 	if err != nil {
 		l.closeAll()
 		return err
@@ -49,6 +57,11 @@ func Agent(ctx context.Context, c *config.Agent, log *slog.Logger) error {
 		started = started.With("dapr", deps.Dapr.Addr())
 	}
 	started.Info("agent starts")
+	counting, stop := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	wg.Go(func() { fewProcessors(counting) })
+	defer wg.Wait()
+	defer stop()
 	return a.Run(ctx)
 }
 
@@ -79,14 +92,14 @@ func agentParts(c *config.Agent, dir *datadir.Dir, l *listeners, log *slog.Logge
 	for _, a := range c.Apps {
 		cfg.Apps = append(cfg.Apps, agent.App{
 			Name: catalog.Name{Namespace: a.Namespace, Service: a.ID},
-			Port: a.Port, Protocol: app.Protocol(a.Protocol), Register: a.Register,
+			Port: a.Port, Protocol: app.Protocol(a.Protocol), Register: a.Register, TLS: appTLS(a.TLS),
 		})
 	}
 	if deps.Registrar, err = kinds.registrar(c); err != nil {
 		return cfg, deps, err
 	}
 	if dir != nil {
-		cfg.ViewFile = dir.File("view")
+		cfg.ViewFile, cfg.RegistriesFile = dir.File("view"), dir.File("registries")
 	}
 	if deps.Internal, err = l.internal(c.Internal.Listen, dir); err != nil {
 		return cfg, deps, err
@@ -99,13 +112,34 @@ func agentParts(c *config.Agent, dir *datadir.Dir, l *listeners, log *slog.Logge
 	deps.GRPC = add("grpc.listen", c.GRPC)
 	deps.Metrics = add("metrics.listen", c.Metrics)
 	if c.Dapr != nil {
-		deps.Dapr = add("dapr.listen", *c.Dapr)
+		deps.Dapr = add("dapr.listen", c.Dapr.Listener())
 	}
 	if l.err != nil {
 		return cfg, deps, l.err
 	}
+	if deps.Announcer, err = kinds.announcer(c, deps.Dapr); err != nil {
+		return cfg, deps, err
+	}
 	cfg.Address, err = advertised(c, deps.Internal.Addr(), dir)
 	return cfg, deps, err
+}
+
+// announcer makes what tells sidecars of the applications that live elsewhere; nil where nobody is
+// told. They are told the address of the listener for them.
+func (r *registries) announcer(c *config.Agent, l net.Listener) (resolvers.Announcer, error) {
+	if c.Dapr == nil || c.Dapr.Announce == nil {
+		return nil, nil
+	}
+	at, err := netip.ParseAddrPort(l.Addr().String())
+	if err != nil {
+		return nil, fmt.Errorf("dapr.announce: %w", err)
+	}
+	a, err := mdns.NewAnnouncer(mdns.Config{Interfaces: c.Dapr.Announce.Interfaces}, mdns.Place{Node: c.Node, Address: at},
+		mdns.Deps{Log: r.log, Metrics: r.mdns, Registry: c.Cluster + "/dapr"})
+	if err != nil {
+		return nil, fmt.Errorf("dapr.announce: %w", err)
+	}
+	return a, nil
 }
 
 // registrars put the node's applications into all registries that take registrations.

@@ -131,7 +131,7 @@ func TestAgentWithoutResolvers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	stop := testkit.Go(t, "agent", func(ctx context.Context) error { return Agent(ctx, c, testkit.Log(t)) })
+	stop := testkit.Go(t, "agent", func(ctx context.Context) error { return Agent(ctx, c, Tokens{}, testkit.Log(t)) })
 	transport := &http.Transport{}
 	defer transport.CloseIdleConnections()
 	ctx := testkit.Context(t)
