@@ -77,6 +77,11 @@ bench: $(BIN)/benchstat ## Every benchmark BENCHCOUNT (6) times, into bin/bench.
 	$(GO) test -run '^$$' -bench . -benchmem -count $(BENCHCOUNT) $(GOTESTFLAGS) ./... | tee $(BIN)/bench.txt
 	$(BIN)/benchstat $(BIN)/bench.txt
 
+.PHONY: bench-dapr
+bench-dapr: servers ## Calls through two agents beside two daprds, into bin/bench-dapr.md (root, a quiet machine)
+	@mkdir -p $(BIN)
+	$(GO) test -tags real -run '^$$' -bench '^BenchmarkDapr$$' -benchtime 1x -timeout 30m $(GOTESTFLAGS) ./test/bench | tee $(BIN)/bench-dapr.md
+
 .PHONY: vuln
 vuln: $(BIN)/govulncheck ## Known vulnerabilities in what the code calls
 	@rc=0; out=$$($(BIN)/govulncheck ./... 2>&1) || rc=$$?; echo "$$out"; \
@@ -115,7 +120,7 @@ check-generated: $(PROTO_TOOLS) ## Fail if the generated code is not what the .p
 tools: $(PROTO_TOOLS) $(BIN)/golangci-lint $(BIN)/govulncheck $(BIN)/benchstat ## Build every tool into ./bin
 
 .PHONY: servers
-servers: $(addprefix $(SERV)/,etcd etcdctl consul kube-apiserver coredns daprd) ## Build the servers that test-real starts (minutes, once)
+servers: $(addprefix $(SERV)/,etcd etcdctl consul kube-apiserver coredns daprd sdk) ## Build the servers that test-real starts (minutes, once)
 
 # Each is a command, and the Debian package that it is in. The packages' own services are not
 # started: the tests start what they need.
@@ -151,3 +156,6 @@ $(eval $(call tool,test/servers/consul,$(SERV)/consul,github.com/hashicorp/consu
 $(eval $(call tool,test/servers/kubernetes,$(SERV)/kube-apiserver,k8s.io/kubernetes/cmd/kube-apiserver))
 $(eval $(call tool,test/servers/coredns,$(SERV)/coredns,github.com/coredns/coredns))
 $(eval $(call tool,test/servers/dapr,$(SERV)/daprd,github.com/dapr/dapr/cmd/daprd,-tags stablecomponents))
+# An application that is written with Dapr's SDK; its code is here.
+$(eval $(call tool,test/servers/sdk,$(SERV)/sdk,.))
+$(SERV)/sdk: test/servers/sdk/main.go

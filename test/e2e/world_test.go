@@ -88,6 +88,7 @@ type options struct {
 	agent    func(name string) string   // what else a cluster's agent is told; may be nil
 	hold     string                     // guard.hold; 2s when empty
 	second   string                     // host:port of a further synchronizer that agents know
+	program  string                     // the agents' program; one with the race detector when empty
 }
 
 // newWorld starts clusters named so, with two instances of cart each, and waits until every
@@ -138,7 +139,7 @@ func newWorld(t *testing.T, o options, names ...string) *world {
 		}
 		file := filepath.Join(dir, "agent-"+name+".yml")
 		write(t, file, agent)
-		c.agent = testkit.NewDaemon(t, filepath.Join(bin, "agent"), "agent-"+name, "--config", file)
+		c.agent = testkit.NewDaemon(t, cmp.Or(o.program, filepath.Join(bin, "agent")), "agent-"+name, "--config", file)
 	}
 	write(t, filepath.Join(dir, "synchronizer.yml"), text.String())
 	w.sync = testkit.NewDaemon(t, filepath.Join(bin, "synchronizer"), "synchronizer", "--config", filepath.Join(dir, "synchronizer.yml"))
