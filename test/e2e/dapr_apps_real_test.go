@@ -112,6 +112,7 @@ func (a *daprApp) serve(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body) // else net/http would not notice that the caller is gone
 		<-r.Context().Done()
 		a.ended <- struct{}{}
+		panic(http.ErrAbortHandler) // whoever may still listen gets no answer
 	}
 }
 

@@ -68,7 +68,9 @@ func (l ledger) http(w http.ResponseWriter, r *http.Request) {
 		}
 	default:
 		fmt.Fprintln(w, "ready")
+		return
 	}
+	panic(http.ErrAbortHandler) // whoever may still listen gets no answer
 }
 
 // grpc answers Unary at once. It holds Hold when it has the message that is the call's id, and
