@@ -178,6 +178,8 @@ func FuzzFormatParse(f *testing.F) {
 	f.Add(uint8(Replica), "", "x y", "", uint32(0))
 	f.Add(uint8(Policy), "", "service/default/cart/*", "", uint32(0))
 	f.Add(uint8(Cordon), "east", "a%2Fb/%25", "", uint32(0))
+	f.Add(uint8(Holds), "east", "", "", uint32(3))
+	f.Add(uint8(Holds), "", "", "", uint32(0))
 	s := schema(f, "demo")
 	f.Fuzz(func(t *testing.T, kind uint8, cluster, a, b string, n uint32) {
 		k := Key{Kind: Kind(kind)}
@@ -190,6 +192,8 @@ func FuzzFormatParse(f *testing.F) {
 			k.Cluster, k.Node = cluster, a
 		case Slice:
 			k.Cluster, k.Name, k.Slice = cluster, catalog.Name{Namespace: a, Service: b}, n
+		case Holds:
+			k.Cluster, k.Part = cluster, n
 		case Policy:
 			k.ID = a
 		case Cordon:
@@ -205,7 +209,7 @@ func FuzzFormatParse(f *testing.F) {
 		switch k.Kind {
 		case Replica:
 			named = a != ""
-		case Owner, Meta, Synced:
+		case Owner, Meta, Synced, Holds:
 			named = catalog.CheckClusterName(cluster) == nil
 		case Agent:
 			named = catalog.CheckClusterName(cluster) == nil && a != ""
