@@ -80,7 +80,7 @@ bench: $(BIN)/benchstat ## Every benchmark BENCHCOUNT (6) times, into bin/bench.
 .PHONY: bench-dapr
 bench-dapr: servers ## Calls through two agents beside two daprds, into bin/bench-dapr.md (root, a quiet machine)
 	@mkdir -p $(BIN)
-	$(GO) test -tags real -run '^$$' -bench '^BenchmarkDapr$$' -benchtime 1x -timeout 30m $(GOTESTFLAGS) ./test/bench | tee $(BIN)/bench-dapr.md
+	$(GO) test -tags real -run '^$$' -bench '^BenchmarkDapr$$' -benchtime 1x -timeout 30m ./test/bench $(GOTESTFLAGS) | tee $(BIN)/bench-dapr.md
 
 .PHONY: vuln
 vuln: $(BIN)/govulncheck ## Known vulnerabilities in what the code calls
