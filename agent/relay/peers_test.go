@@ -36,7 +36,7 @@ func (c *lateNews) Read([]byte) (int, error) {
 
 // TestDeadlineSeenByTheBodyFirst says that a call whose body stops at the deadline ran into it.
 func TestDeadlineSeenByTheBodyFirst(t *testing.T) {
-	e, _ := new(daprd).serve(t, "127.0.0.1:0")
+	e, _ := (&daprd{whole: true}).serve(t, "127.0.0.1:0")
 	p := newPeers("east", "n1")
 	t.Cleanup(p.close)
 	ctx := &lateNews{Context: testkit.Context(t)}

@@ -24,9 +24,10 @@ import (
 // daprd is a sidecar that says what it was called with; an old one knows no streams.
 type daprd struct {
 	internalsv1.UnimplementedServiceInvocationServer
-	old bool
-	err error
-	md  metadata.MD
+	old   bool
+	whole bool // it answers a stream after the body's end, not after its first message
+	err   error
+	md    metadata.MD
 }
 
 func (d *daprd) CallLocal(ctx context.Context, in *internalsv1.InternalInvokeRequest) (*internalsv1.InternalInvokeResponse, error) {
@@ -45,6 +46,13 @@ func (d *daprd) CallLocalStream(s internalsv1.ServiceInvocation_CallLocalStreamS
 	}
 	if d.err != nil {
 		return d.err
+	}
+	for d.whole {
+		if _, err := s.Recv(); err == io.EOF {
+			break
+		} else if err != nil {
+			return err
+		}
 	}
 	out := said("stream", first.GetRequest(), string(first.GetPayload().GetData()))
 	body := out.Message.Data.Value
