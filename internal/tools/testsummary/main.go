@@ -4,11 +4,17 @@
 //
 // Unlike go test it does not let a skipped test pass: it exits with 1 if a test failed or was
 // skipped, and if no test ran at all. It runs no goroutines.
+//
+// With -alone FILE it writes down, a line each, the packages and tests that are worth a second look:
+// where nothing went wrong but that a few tests' own expectations failed, as they may on a machine
+// that is starved. A data race, a panic, a leak, a skipped test are never worth one: the file is
+// empty then.
 package main
 
 import (
 	"bufio"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io"
 	"maps"
@@ -18,7 +24,12 @@ import (
 )
 
 func main() {
+	alone := flag.String("alone", "", "`file` for the tests that are worth being run once more, alone")
+	flag.Parse()
 	s, err := summarise(os.Stdin, os.Stdout)
+	if err == nil && *alone != "" {
+		err = os.WriteFile(*alone, []byte(strings.Join(s.alone(), "")), 0o600)
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "testsummary:", err)
 		os.Exit(1)
@@ -43,6 +54,26 @@ type summary struct {
 	skipped        []string // "package TestName"
 	packages       int
 	badPackages    int // failed packages, those that did not compile included
+
+	fell  map[string][]string // by package, its tests that failed
+	grave bool                // something failed that is no test's expectation
+}
+
+// aloneAtMost is how many tests may be worth a second look: more of them are no accident.
+const aloneAtMost = 2
+
+// alone gives those tests, each as a line "package TestName".
+func (s *summary) alone() []string {
+	var out []string
+	for _, pkg := range slices.Sorted(maps.Keys(s.fell)) {
+		for _, test := range s.fell[pkg] {
+			out = append(out, pkg+" "+test+"\n")
+		}
+	}
+	if s.grave || len(s.skipped) > 0 || len(out) > aloneAtMost {
+		return nil
+	}
+	return out
 }
 
 func (s *summary) good() bool {
@@ -66,7 +97,7 @@ func (s *summary) String() string {
 
 // summarise reads events until the end of r.
 func summarise(r io.Reader, w io.Writer) (*summary, error) {
-	s := &summary{}
+	s := &summary{fell: map[string][]string{}}
 	said := map[string][]string{} // package and test: its output so far
 	lines := bufio.NewReader(r)
 	for {
@@ -94,6 +125,7 @@ func (s *summary) add(e event, said map[string][]string, w io.Writer) {
 	case "build-output":
 		fmt.Fprint(w, e.Output)
 	case "output":
+		s.grave = s.grave || strings.Contains(e.Output, "WARNING: DATA RACE") || strings.HasPrefix(e.Output, "panic: ") || strings.HasPrefix(e.Output, "fatal error: ")
 		said[key] = append(said[key], e.Output)
 	case "pass", "fail", "skip":
 		if e.Test == "" {
@@ -111,6 +143,9 @@ func (s *summary) endTest(e event, key string, lines []string, w io.Writer) {
 		s.passed++
 	case "fail":
 		s.failed++
+		if !strings.Contains(e.Test, "/") {
+			s.fell[e.Package] = append(s.fell[e.Package], e.Test)
+		}
 		for _, line := range lines {
 			if !strings.HasPrefix(line, "=== ") {
 				fmt.Fprint(w, line)
@@ -128,6 +163,7 @@ func (s *summary) endPackage(e event, said map[string][]string, w io.Writer) {
 	own := e.Package + " "
 	if e.Action == "fail" {
 		s.badPackages++
+		s.grave = s.grave || len(s.fell[e.Package]) == 0
 		for _, key := range slices.Sorted(maps.Keys(said)) {
 			if key != own && strings.HasPrefix(key, own) {
 				fmt.Fprint(w, strings.Join(said[key], ""))

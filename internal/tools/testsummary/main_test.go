@@ -93,3 +93,39 @@ func TestSummary(t *testing.T) {
 		})
 	}
 }
+
+// Only expectations of one or two tests are worth a second look.
+func TestAlone(t *testing.T) {
+	fail := func(tests ...string) string {
+		var b strings.Builder
+		for _, name := range tests {
+			b.WriteString(`{"Action":"fail","Package":"p","Test":"` + name + "\"}\n")
+		}
+		return b.String() + `{"Action":"fail","Package":"p"}` + "\n"
+	}
+	say := func(line string) string {
+		return `{"Action":"output","Package":"p","Test":"TestB","Output":"` + line + "\\n\"}\n"
+	}
+	for _, tc := range []struct{ name, in, want string }{
+		{"one", fail("TestB/part", "TestB"), "p TestB\n"},
+		{"two", fail("TestB", "TestC"), "p TestB\np TestC\n"},
+		{"three", fail("TestB", "TestC", "TestD"), ""},
+		{"none", "", ""},
+		{"a leak: the package failed, and no test", fail(), ""},
+		{"a race", say("WARNING: DATA RACE") + fail("TestB"), ""},
+		{"a panic", say("panic: boom") + fail("TestB"), ""},
+		{"one of the runtime", say("fatal error: all goroutines are asleep") + fail("TestB"), ""},
+		{"a skip beside it", `{"Action":"skip","Package":"p","Test":"TestA"}` + "\n" + fail("TestB"), ""},
+		{"a package beside it that does not compile", `{"Action":"fail","Package":"q","FailedBuild":"q"}` + "\n" + fail("TestB"), ""},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			s, err := summarise(strings.NewReader(tc.in), new(strings.Builder))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := strings.Join(s.alone(), ""); got != tc.want {
+				t.Errorf("got %q, want %q", got, tc.want)
+			}
+		})
+	}
+}
