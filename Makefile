@@ -63,6 +63,38 @@ test: ## Tests that need no servers, with the race detector, in random order
 test-real: servers system ## Tests against real servers, several hosts in network namespaces among them (root)
 	$(GO) test -race -tags real -run '^TestReal' -p 2 -timeout 20m $(GOTESTFLAGS) ./...
 
+# The run is its seed: the same SEED makes the same faults at the same times. FIRST begins with a later
+# episode of it, ONLY takes the kinds of faults that begin so.
+EPISODES ?= 200
+EACH     ?= 10
+FIRST    ?= 1
+ONLY     ?=
+ifndef SEED
+SEED     := $(shell date +%s)
+endif
+HISTORY  ?= $(BIN)/robustness/$(SEED)
+
+# Whoever looks at one episode again does not wait for all the rest.
+.PHONY: robustness
+robustness: servers $(if $(ONLY)$(filter-out 1,$(FIRST)),,simulate mutants) ## Random faults: at least EPISODES (200), each kind EACH (10) times, of SEED; hours
+	$(GO) test -v -race -tags real -run '^TestRealRobustnessSeeds$$' -timeout 0 $(GOTESTFLAGS) ./test/robustness -args \
+		-robustness.episodes=$(EPISODES) -robustness.each=$(EACH) -robustness.seed=$(SEED) -robustness.first=$(FIRST) \
+		-robustness.only='$(ONLY)' -robustness.history=$(HISTORY)
+
+# MUTANTS takes those whose names match.
+MUTANTS ?=
+
+.PHONY: mutants
+mutants: ## Break our own code in every way that test/mutants names: a test must notice each (minutes)
+	$(GO) test -v -run '^TestMutantsAreCaught$$' -timeout 0 $(GOTESTFLAGS) ./test/mutants -args -catch -mutants='$(MUTANTS)'
+
+# The other version is any commit that this checkout has.
+OLD ?= HEAD
+
+.PHONY: skew
+skew: ## The programs of commit OLD beside those of the checkout: up, and down again
+	$(GO) test -tags skew -count=1 -v -timeout 30m $(GOTESTFLAGS) -run '^TestSkew' ./test/e2e -args -old=$(OLD)
+
 .PHONY: fuzz
 fuzz: ## Every fuzz target for FUZZTIME (10s, or a count such as 5000x) each
 	@$(GO) test -list '^Fuzz' ./... \
@@ -71,6 +103,15 @@ fuzz: ## Every fuzz target for FUZZTIME (10s, or a count such as 5000x) each
 		echo "== $$pkg $$name"; \
 		$(GO) test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) "$$pkg" </dev/null; \
 	done
+
+# Packages with a TestSimulation, which takes -schedules and -seed. A schedule is its seed.
+SIMULATIONS := ./synchronizer ./resolvers/intake ./agent/uplink
+SCHEDULES   ?= 100000
+FIRSTSEED   ?= 1
+
+.PHONY: simulate
+simulate: ## SCHEDULES (100000) random schedules of faults in simulated time, from FIRSTSEED (1) on
+	$(GO) test -run '^TestSimulation$$' -count 1 -timeout 3h -v $(GOTESTFLAGS) $(SIMULATIONS) -schedules=$(SCHEDULES) -seed=$(FIRSTSEED)
 
 .PHONY: bench
 bench: $(BIN)/benchstat ## Every benchmark BENCHCOUNT (6) times, into bin/bench.txt and a summary
@@ -108,11 +149,26 @@ docs: ## Write the tables of docs/strategies.md that the tests generate
 # It generates into a folder of its own and compares, so that it neither changes the checkout
 # nor minds changes that are not committed yet.
 .PHONY: check-generated
-check-generated: $(PROTO_TOOLS) ## Fail if the generated code is not what the .proto files say
+check-generated: $(PROTO_TOOLS) ## Fail if the generated code is not what the .proto files say, or they break what was released
 	@tmp=$$(mktemp -d); trap 'rm -rf "$$tmp"' EXIT; export PATH=$(BIN):$$PATH; \
 	cd api; buf lint; buf generate -o "$$tmp"; \
 	sums() { (cd "$$1" && find . -name '*.pb.go' -exec cksum {} + | sort -k3); }; \
-	diff <(sums .) <(sums "$$tmp") || { echo "generated code is out of date: run make proto" >&2; exit 1; }
+	diff <(sums .) <(sums "$$tmp") || { echo "generated code is out of date: run make proto" >&2; exit 1; }; \
+	buf breaking --path farcall --against $(RELEASED) \
+	|| { echo "the .proto files break what was released: see api/released/README.md" >&2; exit 1; }
+
+# What a release does with these is said in api/released/README.md.
+RELEASED := released/v1.binpb
+RELEASE  ?=
+
+.PHONY: released
+released: $(BIN)/buf ## Write api/released: the .proto files as they are now are released
+	cd api && $(BIN)/buf breaking --path farcall --against $(RELEASED)
+	cd api && $(BIN)/buf build --path farcall --exclude-source-info -o $(RELEASED)
+
+.PHONY: golden
+golden: ## Write the golden files of a RELEASE that changed the released schema
+	$(GO) test ./test/skew -count=1 -run '^TestWriteGoldenFiles$$' -args -write=$(RELEASE)
 
 ##@ Tools and servers, built when missing or when their versions change
 
@@ -120,7 +176,7 @@ check-generated: $(PROTO_TOOLS) ## Fail if the generated code is not what the .p
 tools: $(PROTO_TOOLS) $(BIN)/golangci-lint $(BIN)/govulncheck $(BIN)/benchstat ## Build every tool into ./bin
 
 .PHONY: servers
-servers: $(addprefix $(SERV)/,etcd etcdctl consul kube-apiserver coredns daprd sdk) ## Build the servers that test-real starts (minutes, once)
+servers: $(addprefix $(SERV)/,etcd etcdctl etcdutl consul kube-apiserver coredns daprd sdk) ## Build the servers that test-real starts (minutes, once)
 
 # Each is a command, and the Debian package that it is in. The packages' own services are not
 # started: the tests start what they need.
@@ -152,6 +208,7 @@ $(eval $(call tool,internal/tools/vuln,$(BIN)/govulncheck,golang.org/x/vuln/cmd/
 $(eval $(call tool,internal/tools/benchstat,$(BIN)/benchstat,golang.org/x/perf/cmd/benchstat))
 $(eval $(call tool,test/servers/etcd,$(SERV)/etcd,go.etcd.io/etcd/server/v3))
 $(eval $(call tool,test/servers/etcd,$(SERV)/etcdctl,go.etcd.io/etcd/etcdctl/v3))
+$(eval $(call tool,test/servers/etcd,$(SERV)/etcdutl,go.etcd.io/etcd/etcdutl/v3))
 $(eval $(call tool,test/servers/consul,$(SERV)/consul,github.com/hashicorp/consul))
 $(eval $(call tool,test/servers/kubernetes,$(SERV)/kube-apiserver,k8s.io/kubernetes/cmd/kube-apiserver))
 $(eval $(call tool,test/servers/coredns,$(SERV)/coredns,github.com/coredns/coredns))

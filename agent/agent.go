@@ -199,7 +199,7 @@ func (a *Agent) rooms(r *router) (err error) {
 		Log: a.log, Metrics: a.deps.Registry, Answerer: a.answers, Federation: func() string { return a.uplink.Federation() },
 	})
 	a.uplink = uplink.New(uplink.Config{Synchronizers: a.cfg.Synchronizers, Agent: record, File: a.cfg.ViewFile},
-		uplink.Deps{Log: a.log, Metrics: a.deps.Registry, Listener: follower{a}, Consult: asked.Follow})
+		uplink.Deps{Log: a.log, Metrics: a.deps.Registry, Listener: follower{a}, Consult: asked.Follow, Held: a.held})
 	told := contribute.Config{
 		Cluster: a.cfg.Cluster, Node: a.cfg.Node, Incarnation: record.GetIncarnation(), Synchronizers: a.cfg.Synchronizers,
 	}

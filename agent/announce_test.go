@@ -106,6 +106,7 @@ func (o *told) begin(entries ...*feedv1.Entry) {
 	o.m.Begin("s1")
 	o.fed(o.m.Apply(time.Now(), entries, o.rev))
 	o.fed(o.m.End(o.rev))
+	time.Sleep(time.Second) // it may have looked when only half of this was told
 }
 
 // fed takes what the feed changed, as an agent does.

@@ -38,7 +38,7 @@ func (a *Agent) verdict(now time.Time) func(catalog.ID) guard.Word {
 // listed no more does not before guard.hold has passed.
 func (h *hearsay) word(m *mirror.Mirror, now time.Time) func(catalog.ID) guard.Word {
 	for _, c := range m.Clusters(now) {
-		if c.Name != h.cluster || c.State != catalog.StateSynced && c.State != catalog.StateProtected {
+		if c.Name != h.cluster || !saysSomething(c) {
 			continue
 		}
 		if id, _ := m.Position(); id != h.store {
@@ -59,6 +59,11 @@ func (h *hearsay) word(m *mirror.Mirror, now time.Time) func(catalog.ID) guard.W
 		}
 	}
 	return nil
+}
+
+// saysSomething reports whether a cluster's list is what its owner says now.
+func saysSomething(c mirror.Cluster) bool {
+	return c.State == catalog.StateSynced || c.State == catalog.StateProtected
 }
 
 // listed gives an instance as the feed has it, or nil.

@@ -9,6 +9,8 @@ import (
 	"github.com/farcall/farcall/internal/catalog"
 	"github.com/farcall/farcall/internal/guard"
 	"github.com/farcall/farcall/internal/holds"
+	"github.com/farcall/farcall/internal/mirror"
+	"github.com/farcall/farcall/internal/store"
 	"github.com/farcall/farcall/resolvers/intake"
 )
 
@@ -55,15 +57,28 @@ func baseline(now time.Time, cluster string, instances []*catalog.Instance, grou
 	return all
 }
 
-// takeOver goes on from what the owner before left: it returns when the table has all of it. What a
-// store says that has lost something since counts only where a registry was not read here yet.
+// takeOver goes on from what the owner before left, as the term read it in the store: the mirror may
+// not have come to that yet. It returns when the table has all of it. What a store says that has lost
+// something since counts only where a registry was not read here yet, and links that the mirror knows
+// are not forgotten for it.
 func (o *owner) takeOver(ctx context.Context) error {
 	found, err := o.term.Found(ctx)
 	if err != nil {
 		return err
 	}
+	o.found(found)
+	now := time.Now()
+	o.times = timesOf(o.s.statuses(o.before(now, found.Meta), now))
+	if o.links != nil {
+		known := knownLinks(found.Meta)
+		if !found.Whole {
+			known = append(known, knownLinks(o.s.mirror.Meta(o.term.Cluster()))...)
+		}
+		o.links.Adopt(now, known)
+		o.links.Own(true)
+	}
 	handedOn := o.intake.Adopt(intake.Baseline{
-		Registries: baseline(time.Now(), o.term.Cluster(), found.Instances, found.Holds, found.Meta),
+		Registries: baseline(now, o.term.Cluster(), found.Instances, found.Holds, found.Meta),
 		Whole:      found.Whole, Unread: !found.Whole,
 	})
 	select {
@@ -72,6 +87,27 @@ func (o *owner) takeOver(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+}
+
+// found notes which services the store has.
+func (o *owner) found(f store.Found) {
+	o.stored = make(map[catalog.Name]struct{}, len(f.Names))
+	for _, n := range f.Names {
+		o.stored[n] = struct{}{}
+	}
+}
+
+// before gives the cluster as the owner before left it, with what the mirror knows of its age.
+func (o *owner) before(now time.Time, meta *storev1.ClusterMeta) mirror.Cluster {
+	for _, c := range o.s.mirror.Clusters(now) {
+		if c.Name == o.term.Cluster() {
+			if meta != nil {
+				c.Meta = meta
+			}
+			return c
+		}
+	}
+	return mirror.Cluster{Name: o.term.Cluster(), Meta: meta}
 }
 
 // recorded is what the store was told of holds last.

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	feedv1 "github.com/farcall/farcall/api/farcall/feed/v1"
+	storev1 "github.com/farcall/farcall/api/farcall/store/v1"
 	"github.com/farcall/farcall/internal/catalog"
 	"github.com/farcall/farcall/resolvers/intake"
 	"github.com/farcall/farcall/synchronizer/links"
@@ -110,15 +111,14 @@ func (s *Synchronizer) newLinks(cluster string, m *links.Metrics) *links.Cluster
 	return links.New(cluster, links.Deps{
 		Log: s.log, Metrics: m,
 		Registries: s.intakes[cluster],
-		Known:      func() []links.Known { return s.knownLinks(cluster) },
+		Known:      func() []links.Known { return knownLinks(s.mirror.Meta(cluster)) },
 		Stored:     func(link string) []*catalog.Instance { return s.stored(cluster, link) },
 		Reported:   s.tables[cluster].signal,
 	})
 }
 
-// knownLinks gives the links that the store has of a cluster.
-func (s *Synchronizer) knownLinks(cluster string) []links.Known {
-	meta := s.mirror.Meta(cluster)
+// knownLinks gives the links that the store has of a cluster, which is described as meta says.
+func knownLinks(meta *storev1.ClusterMeta) []links.Known {
 	if meta.GetVia() != viaAgents {
 		return nil // it was read otherwise before: those were no links
 	}
@@ -153,7 +153,7 @@ func (s *Synchronizer) adopt(ctx context.Context) error {
 		return ctx.Err()
 	}
 	for cluster, ln := range s.links {
-		ln.Adopt(time.Now(), s.knownLinks(cluster))
+		ln.Adopt(time.Now(), knownLinks(s.mirror.Meta(cluster)))
 	}
 	now := time.Now()
 	for cluster, in := range s.intakes {

@@ -31,6 +31,7 @@ type contributor struct {
 	broken map[string]string   // errors by link
 	terms  map[string]uint64   // links that it reports
 	sent   map[string]uint64   // term under which the whole list was sent
+	read   time.Time           // when its registries were read last; zero: just now
 	owner  bool
 	err    error // of the stream
 }
@@ -104,9 +105,12 @@ func (c *contributor) send(m *feedv1.ContributeRequest) { _ = c.stream.Send(m) }
 func (c *contributor) standing() *feedv1.Standing {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	st := &feedv1.Standing{}
+	st, age := &feedv1.Standing{}, time.Duration(0)
+	if !c.read.IsZero() {
+		age = time.Since(c.read)
+	}
 	for _, name := range slices.Sorted(maps.Keys(c.links)) {
-		st.Links = append(st.Links, &feedv1.Link{Name: name, Complete: true, Age: durationpb.New(0), Error: c.broken[name]})
+		st.Links = append(st.Links, &feedv1.Link{Name: name, Complete: true, Age: durationpb.New(age), Error: c.broken[name]})
 	}
 	return st
 }

@@ -17,8 +17,12 @@ import (
 )
 
 const (
-	// compareEvery is how often what the hub holds is compared with the store.
+	// compareEvery is how often what the hub holds is compared with the store, give or take a fifth.
 	compareEvery = 25 * time.Second
+	// maxUnknown is how far comparisons move apart that cannot be made, and maxDrifting those that find
+	// drift again each time: what listing again does not mend, it does not mend by being done often.
+	maxUnknown  = 2 * time.Minute
+	maxDrifting = 10 * time.Minute
 	// compareWithin bounds one comparison.
 	compareWithin = 10 * time.Second
 	// tellDrifted bounds how many of the keys that differ are named.
@@ -66,13 +70,22 @@ type comparer struct {
 	hub     *hub
 	log     *slog.Logger
 	metrics *driftMetrics
+	row     int // comparisons one after the other that did not find the same; run's
 }
 
 func (s *Synchronizer) comparer() *comparer {
 	return &comparer{store: s.store, hub: s.hub, log: s.log, metrics: s.metrics.drift}
 }
 
-// run compares until ctx is done. Replicas that began together do not do so at once.
+// Outcomes of a comparison.
+const (
+	same    = "same"
+	drift   = "drift"
+	unknown = "unknown" // it could not be made
+)
+
+// run compares until ctx is done. Replicas that began together do not do so at once, nor do those
+// whose store failed at the same moment.
 func (c *comparer) run(ctx context.Context) error {
 	pause := time.NewTimer(rand.N(compareEvery))
 	defer pause.Stop()
@@ -82,23 +95,44 @@ func (c *comparer) run(ctx context.Context) error {
 			return ctx.Err()
 		case <-pause.C:
 		}
-		c.compare(ctx)
-		pause.Reset(compareEvery)
+		pause.Reset(jittered(c.after(c.compare(ctx))))
 	}
 }
 
+// after gives how long after a comparison of this outcome the next one is due: soon where all is well,
+// and once more as soon after the first that was not, to see whether that is over.
+func (c *comparer) after(outcome string) time.Duration {
+	most := maxUnknown
+	switch outcome {
+	case same:
+		c.row = 0
+		return compareEvery
+	case drift:
+		most = maxDrifting
+	}
+	c.row++
+	pause := compareEvery
+	for n := 1; n < c.row && pause < most; n++ {
+		pause *= 2
+	}
+	return min(pause, most)
+}
+
+// jittered gives d, more or less by up to a fifth.
+func jittered(d time.Duration) time.Duration { return d - d/5 + rand.N(2*d/5) }
+
 // compare compares once, counts the outcome, and has everything listed again where something differs.
-func (c *comparer) compare(ctx context.Context) {
+func (c *comparer) compare(ctx context.Context) (outcome string) {
 	ctx, cancel := context.WithTimeout(ctx, compareWithin)
 	defer cancel()
-	outcome := "same"
+	outcome = same
 	drifted, err := c.look(ctx)
 	switch {
 	case err != nil:
-		outcome = "unknown"
+		outcome = unknown
 		c.log.Debug("what is held could not be compared with the store", "error", err)
 	case len(drifted) > 0:
-		outcome = "drift"
+		outcome = drift
 		for part, n := range countParts(drifted) {
 			c.metrics.keys.WithLabelValues(part).Add(float64(n))
 		}
@@ -107,6 +141,7 @@ func (c *comparer) compare(ctx context.Context) {
 		c.store.Doubt()
 	}
 	c.metrics.comparisons.WithLabelValues(outcome).Inc()
+	return outcome
 }
 
 // drifted is a key of which the hub holds another revision than the store; 0 is none.

@@ -15,7 +15,10 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
 
+	adminv1 "github.com/farcall/farcall/api/farcall/admin/v1"
 	feedv1 "github.com/farcall/farcall/api/farcall/feed/v1"
 	"github.com/farcall/farcall/internal/catalog"
 	"github.com/farcall/farcall/internal/keys"
@@ -381,13 +384,19 @@ func (l *lossySink) losses() int {
 // startLossy is start with a sink that can lose, and the log as text.
 func startLossy(t *testing.T, clusters map[string][]*registry) (*replica, *lossySink, *logged) {
 	t.Helper()
-	cfg := Config{Federation: "test", ReplicaID: "r1", Store: store.Config{Federation: "test", Embedded: &store.EmbeddedConfig{DataDir: t.TempDir()}}}
+	return startLosing(t, t.TempDir(), nil, clusters)
+}
+
+// startLosing is startLossy on a directory, with a sink that loses from the beginning.
+func startLosing(t *testing.T, dir string, lose func(*store.Entry) bool, clusters map[string][]*registry) (*replica, *lossySink, *logged) {
+	t.Helper()
+	cfg := Config{Federation: "test", ReplicaID: "r1", Store: store.Config{Federation: "test", Embedded: &store.EmbeddedConfig{DataDir: dir}}}
 	for name, registries := range clusters {
 		in := intake.Config{Cluster: name}
 		for n, r := range registries {
 			in.Registries = append(in.Registries, intake.Registry{Name: fmt.Sprint("reg-", n+1), Resolver: r})
 		}
-		cfg.Clusters = append(cfg.Clusters, Cluster{Intake: in})
+		cfg.Clusters = append(cfg.Clusters, Cluster{Intake: in, ViaAgents: len(registries) == 0})
 	}
 	said := &logged{}
 	deps := Deps{Log: slog.New(slog.NewTextHandler(said, nil)), Registry: prometheus.NewRegistry()}
@@ -401,9 +410,15 @@ func startLossy(t *testing.T, clusters map[string][]*registry) (*replica, *lossy
 	if err != nil {
 		t.Fatal(err)
 	}
-	sink := &lossySink{Sink: s.hub}
+	sink := &lossySink{Sink: s.hub, lose: lose}
 	s.sink = sink
 	r := &replica{s: s, stop: testkit.Go(t, "synchronizer", s.Run)}
+	conn, err := grpc.NewClient(deps.GRPC.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	r.admin, r.feed = adminv1.NewAdminClient(conn), feedv1.NewFeedClient(conn)
 	return r, sink, said
 }
 
@@ -569,6 +584,38 @@ func TestComparisonIsPatient(t *testing.T) {
 }
 
 // countOf is the value of a counter.
+// Whoever finds the same wrong again and again, or nothing at all, does not look more and more.
+func TestComparisonsMoveApart(t *testing.T) {
+	c := &comparer{}
+	for n, x := range []struct {
+		outcome string
+		want    time.Duration
+	}{
+		{same, compareEvery},
+		{unknown, compareEvery}, {unknown, 2 * compareEvery}, {unknown, 4 * compareEvery}, {unknown, maxUnknown}, {unknown, maxUnknown},
+		{same, compareEvery},
+		{drift, compareEvery}, {drift, 2 * compareEvery}, {drift, 4 * compareEvery}, {drift, 8 * compareEvery}, {drift, 16 * compareEvery}, {drift, maxDrifting}, {drift, maxDrifting},
+		{unknown, maxUnknown}, {drift, maxDrifting},
+		{same, compareEvery}, {drift, compareEvery},
+	} {
+		if got := c.after(x.outcome); got != x.want {
+			t.Errorf("%d: after %s the next is due in %s, want %s", n, x.outcome, got, x.want)
+		}
+	}
+	c.row = 1 << 40
+	if got := c.after(drift); got != maxDrifting {
+		t.Errorf("after very long it is %s", got)
+	}
+	least, most := time.Hour, time.Duration(0)
+	for range 10_000 {
+		d := jittered(compareEvery)
+		least, most = min(least, d), max(most, d)
+	}
+	if least < 20*time.Second || most > 30*time.Second || most-least < 5*time.Second {
+		t.Errorf("the pauses are between %s and %s", least, most)
+	}
+}
+
 func countOf(t *testing.T, c prometheus.Metric) float64 {
 	t.Helper()
 	var m dto.Metric

@@ -55,7 +55,8 @@ func everyReplica[T any](ctx context.Context, s *Synchronizer, here func(context
 
 // ListHolds tells what is held, of every cluster by the word of the replica that owns it. Other
 // replicas read the same registries and may hold other things; they decide nothing. A cluster that
-// nobody is configured for is held as a whole.
+// nobody is configured for is held as a whole. What agents hold back of the registries that they read
+// for themselves stands apart, by their own word.
 func (a *admin) ListHolds(ctx context.Context, req *adminv1.ListHoldsRequest) (*adminv1.ListHoldsResponse, error) {
 	if req.GetHere() {
 		return a.holdsHere(req), nil
@@ -97,7 +98,9 @@ func (a *admin) ListHolds(ctx context.Context, req *adminv1.ListHoldsRequest) (*
 			resp.More += x.resp.GetMore()
 		}
 	}
+	gatherAgents(resp, answers)
 	trimHolds(resp)
+	trimAgents(resp)
 	return resp, nil
 }
 
@@ -122,7 +125,9 @@ func (a *admin) holdsHere(req *adminv1.ListHoldsRequest) *adminv1.ListHoldsRespo
 		}
 	}
 	slices.Sort(resp.Clusters)
+	resp.Agents = a.s.roster.held(req)
 	trimHolds(resp)
+	trimAgents(resp)
 	return resp
 }
 

@@ -21,16 +21,19 @@ const confirmEvery = 500 * time.Millisecond
 // second in which resolvers confirm, and one to spare.
 const confirmWithin = 2 * time.Second
 
+// tellEvery bounds how often a cluster's description and its holds are written where no list changes:
+// of a registry that lists something and lists it no more, many times a second, what is held changes
+// with every read.
+const tellEvery = time.Second
+
 // own is the publishing loop of one cluster: it runs while this replica owns the cluster. The
 // freshness of the cluster comes from here, so a loop that hangs makes the cluster stale even
 // while the process and its connections live.
 func (s *Synchronizer) own(ctx context.Context, term *store.Term) error {
-	o := s.newOwner(term, time.Now())
+	o := s.newOwner(term)
 	o.log.Info("owns the cluster")
 	defer o.log.Info("owns the cluster no more")
 	if o.links != nil {
-		o.links.Adopt(time.Now(), s.knownLinks(term.Cluster()))
-		o.links.Own(true)
 		defer o.links.Own(false)
 	}
 	if err := o.takeOver(ctx); err != nil {
@@ -53,10 +56,7 @@ func (s *Synchronizer) own(ctx context.Context, term *store.Term) error {
 			if err := o.repair(ctx); err != nil {
 				return err
 			}
-			if err := o.describe(ctx); err != nil {
-				return err
-			}
-			if err := o.record(ctx); err != nil {
+			if err := o.tell(ctx, time.Now()); err != nil {
 				return err
 			}
 		}
@@ -82,9 +82,13 @@ type owner struct {
 	left      int // how many strategies were left out of the last description
 	described description
 	recorded  recorded
+	told      time.Time // when tell last wrote something
+	// stored are the services that the store has, by this term's own reads and writes: the mirror may not
+	// have come to them.
+	stored map[catalog.Name]struct{}
 }
 
-func (s *Synchronizer) newOwner(term *store.Term, now time.Time) *owner {
+func (s *Synchronizer) newOwner(term *store.Term) *owner {
 	name := term.Cluster()
 	o := &owner{
 		s: s, term: term,
@@ -92,16 +96,10 @@ func (s *Synchronizer) newOwner(term *store.Term, now time.Time) *owner {
 		intake: s.intakes[name],
 		links:  s.links[name],
 		log:    s.log.With("cluster", name, "epoch", term.Epoch()),
-		times:  times{},
 	}
 	for _, c := range s.cfg.Clusters {
 		if c.Intake.Cluster == name {
 			o.locality, o.labels = c.Locality, c.Labels
-		}
-	}
-	for _, c := range s.mirror.Clusters(now) {
-		if c.Name == name {
-			o.times = timesOf(s.statuses(c, now))
 		}
 	}
 	return o
@@ -110,23 +108,27 @@ func (s *Synchronizer) newOwner(term *store.Term, now time.Time) *owner {
 // publish writes what the table holds unpublished. The description comes first: a registry whose
 // instances are in the store is in it, so that who takes over knows that they are somebody's. Then
 // comes what is held: where this process ends between that and the lists, what is held is not judged
-// again.
+// again. Where there is no list to write, both are left to tell.
 func (o *owner) publish(ctx context.Context) error {
-	if err := o.describe(ctx); err != nil {
-		return err
-	}
 	w := withUnread(o.table.take(o.all), o.intake.Status())
-	if err := o.record(ctx); err != nil {
+	full := w.complete && !o.full
+	if o.begun && len(w.lists) == 0 && !full {
+		return nil
+	}
+	err := o.describe(ctx)
+	if err == nil {
+		err = o.record(ctx)
+	}
+	if err != nil {
 		o.table.giveBack(w)
 		return err
 	}
 	lists := make(map[catalog.Name]store.List, len(w.lists))
 	for n, l := range w.lists {
 		// A service that none of the registries that were read knows may be known to the others.
-		_, known := o.s.mirror.Instances(o.term.Cluster(), n)
+		_, known := o.stored[n]
 		lists[n] = store.List{Instances: l.Instances, Gone: l.Gone && (w.complete || !known)}
 	}
-	full := w.complete && !o.full
 	if len(lists) > 0 || full {
 		start := time.Now()
 		if err := o.term.Publish(ctx, lists, full); err != nil {
@@ -136,8 +138,42 @@ func (o *owner) publish(ctx context.Context) error {
 		o.s.metrics.published.WithLabelValues(o.term.Cluster()).Inc()
 		o.s.metrics.publishSeconds.Observe(time.Since(start).Seconds())
 		o.full = o.full || full
+		o.wrote(lists, full)
 	}
 	o.begun = true
+	return nil
+}
+
+// wrote notes what the store has since a publish.
+func (o *owner) wrote(lists map[catalog.Name]store.List, full bool) {
+	if full {
+		clear(o.stored)
+	}
+	for n, l := range lists {
+		if l.Gone {
+			delete(o.stored, n)
+		} else {
+			o.stored[n] = struct{}{}
+		}
+	}
+}
+
+// tell writes what is new of the cluster's registries and of what is held, where nothing else is to be
+// written, once in tellEvery at most.
+func (o *owner) tell(ctx context.Context, now time.Time) error {
+	if now.Sub(o.told) < tellEvery {
+		return nil
+	}
+	described, recorded := o.described.at, o.recorded.at
+	if err := o.describe(ctx); err != nil {
+		return err
+	}
+	if err := o.record(ctx); err != nil {
+		return err
+	}
+	if described != o.described.at || recorded != o.recorded.at {
+		o.told = now
+	}
 	return nil
 }
 
@@ -169,6 +205,11 @@ func (o *owner) repair(ctx context.Context) error {
 	if err := o.term.Distrust(ctx); err != nil {
 		return err
 	}
+	found, err := o.term.Found(ctx)
+	if err != nil {
+		return err
+	}
+	o.found(found)
 	o.full, o.begun = false, false
 	o.described, o.recorded = description{}, recorded{}
 	return o.publish(ctx)

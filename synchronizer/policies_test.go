@@ -204,11 +204,7 @@ func TestPolicyIsWrittenListedAndTakenBack(t *testing.T) {
 	if err != nil || len(list.GetPolicies()) != 1 || !proto.Equal(list.GetPolicies()[0].GetPolicy(), got) || !slices.Equal(list.GetPolicies()[0].GetWarnings(), resp.GetWarnings()) {
 		t.Errorf("listed right after: %v, %v", list, err)
 	}
-	begin := time.Now()
 	r.wantPolicies(t, "it is applied", "cart=external-first 1/1", 1)
-	if took := time.Since(begin); took > time.Second {
-		t.Errorf("applied after %v", took)
-	}
 	agents, err := r.admin.ListAgents(ctx, &adminv1.ListAgentsRequest{})
 	if err != nil || len(agents.GetAgents()) != 1 || agents.GetAgents()[0].GetPolicyRevision() != 1 || !agents.GetAgents()[0].GetConnected() {
 		t.Errorf("the agent that applies revision 1 is listed as %v, %v", agents, err)

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	adminv1 "github.com/farcall/farcall/api/farcall/admin/v1"
 	catalogv1 "github.com/farcall/farcall/api/farcall/catalog/v1"
 	feedv1 "github.com/farcall/farcall/api/farcall/feed/v1"
 	"github.com/farcall/farcall/internal/catalog"
@@ -34,6 +35,10 @@ const (
 const (
 	// maxAsks is how many agents' words are taken to the store at a time.
 	maxAsks = 32
+	// reportsWithin is how long a live agent may be silent: it reports every 5 s, and has 2 s to spare. A
+	// place of which nothing was heard for longer is free for the agent's next life. That of a host that
+	// lost its power closes no connection, and a connection's own keepalive takes 15 s.
+	reportsWithin = 7 * time.Second
 	// hearAgain is how long what was put into the store may take to be heard of from it.
 	hearAgain = 2 * time.Second
 )
@@ -68,6 +73,9 @@ type seat struct {
 	audit       audit            // locks for itself
 	put         *catalogv1.Agent // the record that was put into the store last
 	putAt       time.Time
+	heard       time.Time             // when it said anything last
+	lost        bool                  // its place was given to the agent's next life
+	held        []*adminv1.AgentHolds // what it said last that it holds back; never written into
 }
 
 func newRoster(st *store.Store, m *store.Member, mi *mirror.Mirror, tables map[string]*table, audits *auditor, log *slog.Logger) *roster {
@@ -78,7 +86,8 @@ func newRoster(st *store.Store, m *store.Member, mi *mirror.Mirror, tables map[s
 }
 
 // sit takes the place of (cluster, node) for an agent. A second live claimant is refused: two
-// agents under one name would overwrite each other's address.
+// agents under one name would overwrite each other's address. One of which nothing is heard any more
+// loses it.
 func (r *roster) sit(a *catalogv1.Agent) (*seat, error) {
 	if a.GetIncarnation() == "" {
 		return nil, status.Error(codes.InvalidArgument, "the report names no incarnation")
@@ -89,7 +98,11 @@ func (r *roster) sit(a *catalogv1.Agent) (*seat, error) {
 	key := mirror.AgentKey{Cluster: a.GetCluster(), Node: a.GetNode()}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	s := r.seats[key]
+	s, now := r.seats[key], time.Now()
+	if s != nil && s.incarnation != a.GetIncarnation() && now.Sub(s.heard) > reportsWithin {
+		r.log.Info("agent is silent, and its place is its next life's", "cluster", key.Cluster, "node", key.Node, "silent", now.Sub(s.heard).Round(time.Second))
+		s.lost, s = true, nil
+	}
 	if s == nil {
 		s = &seat{key: key, incarnation: a.GetIncarnation()}
 		r.seats[key] = s
@@ -98,10 +111,23 @@ func (r *roster) sit(a *catalogv1.Agent) (*seat, error) {
 			r.log.Warn("no synchronizer is configured for the agent's cluster: is its name right?", "cluster", key.Cluster, "node", key.Node)
 		}
 	} else if s.incarnation != a.GetIncarnation() {
-		return nil, status.Errorf(codes.AlreadyExists, "another agent reports as node %q of cluster %q: give each its own `node`", key.Node, key.Cluster)
+		return nil, placeTaken(key)
 	}
 	s.streams++
+	s.heard = now
 	return s, nil
+}
+
+// hear notes that a seat's agent said something, and reports whether the seat is still its own.
+func (r *roster) hear(s *seat) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s.heard = time.Now()
+	return !s.lost
+}
+
+func placeTaken(key mirror.AgentKey) error {
+	return status.Errorf(codes.AlreadyExists, "another agent reports as node %q of cluster %q: give each its own `node`", key.Node, key.Cluster)
 }
 
 // leave frees the place when the agent's last stream ends. Its record stays: a lost stream says
@@ -112,7 +138,7 @@ func (r *roster) leave(s *seat) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if s.streams--; s.streams == 0 {
+	if s.streams--; s.streams == 0 && !s.lost {
 		delete(r.seats, s.key)
 		r.log.Info("agent disconnected", "cluster", s.key.Cluster, "node", s.key.Node)
 	}
@@ -127,6 +153,9 @@ func (r *roster) report(ctx context.Context, s *seat, req *feedv1.ReportRequest)
 	if err := catalog.CheckHostPort(a.GetAddress()); err != nil {
 		return status.Errorf(codes.InvalidArgument, "agent address: %v", err)
 	}
+	if !r.hear(s) {
+		return placeTaken(s.key)
+	}
 	select {
 	case <-r.store.Ready():
 	case <-ctx.Done():
@@ -139,6 +168,7 @@ func (r *roster) report(ctx context.Context, s *seat, req *feedv1.ReportRequest)
 	s.revision = req.GetRevision()
 	s.policies, s.refused = req.GetPolicyRevision(), readable(req.GetPoliciesRefused())
 	s.drifts = req.GetDrifts()
+	s.held = agentHolds(time.Now(), s.key, req.GetHeld())
 	r.mu.Unlock()
 	r.audits.check(time.Now(), &s.audit, reported{
 		agent: s.key, storeID: req.GetStoreId(), revision: req.GetRevision(), digest: req.GetDigest().GetParts(), says: req.GetDigest() != nil,

@@ -75,6 +75,10 @@ func (s *Synchronizer) httpHandler() http.Handler {
 			writeText(w, http.StatusServiceUnavailable, "store: "+err.Error()+"\n")
 			return
 		}
+		if err := s.store.Writable(); err != nil {
+			writeText(w, http.StatusOK, "degraded: nothing can be written to the store: "+err.Error()+"\n")
+			return
+		}
 		writeText(w, http.StatusOK, "ok\n")
 	})
 	return mux

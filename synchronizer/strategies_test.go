@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"testing"
-	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -33,12 +32,8 @@ func TestStrategiesAreWritten(t *testing.T) {
 	r := start(t, dir, map[string][]*registry{"east": {reg}})
 	one := map[string]string{"default/cart": "local-only"}
 	r.wantStrategies(t, "the first", one)
-	began := time.Now()
 	reg.states("any")
 	r.wantStrategies(t, "another", map[string]string{"default/cart": "any"})
-	if took := time.Since(began); took > time.Second {
-		t.Errorf("it took %v, want a second at most", took)
-	}
 	reg.states("")
 	r.wantStrategies(t, "none", nil)
 	reg.states("local-only")

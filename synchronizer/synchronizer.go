@@ -60,6 +60,10 @@ type Deps struct {
 	HTTP net.Listener
 }
 
+// listenRounds is how often an agent must have listened after its first full list before what a cluster
+// listed that was read otherwise before is taken back: an agent that has just begun may hear nothing yet.
+const listenRounds = 2
+
 // Synchronizer is one replica.
 type Synchronizer struct {
 	cfg      Config
@@ -118,7 +122,7 @@ func New(cfg Config, deps Deps) (*Synchronizer, error) {
 		}
 		names = append(names, c.Intake.Cluster)
 	}
-	s.member = st.Member(store.MemberConfig{ID: cfg.ReplicaID, Address: s.address, Clusters: names})
+	s.member = st.Member(store.MemberConfig{ID: cfg.ReplicaID, Address: s.address, Clusters: names, Demand: s.mirror.Demand})
 	audits := &auditor{hub: s.hub, log: s.log, metrics: s.metrics.drift}
 	s.roster = newRoster(st, s.member, s.mirror, s.tables, audits, s.log)
 	return s, nil
@@ -134,7 +138,7 @@ func (s *Synchronizer) addCluster(c Cluster, deps intake.Deps, lm *links.Metrics
 		if len(c.Intake.Registries) > 0 {
 			return fmt.Errorf("synchronizer: cluster %q is read via its agents: it has no registries here", name)
 		}
-		c.Intake.Open = true
+		c.Intake.Open, c.Intake.Rounds = true, listenRounds
 		c.Intake.Registries = []intake.Registry{{Name: links.Apps, Resolver: &apps{
 			cluster: name, agents: s.mirror.Agents, changed: s.hub.agentsChanged,
 			heard:     func() <-chan struct{} { return s.links[name].Heard() },

@@ -37,6 +37,7 @@ type registry struct {
 	strategy string // that it states for cart; empty: none
 	broken   error
 	absence  bool // what is not in its list is absent, not removed on purpose
+	nameless bool // a list without instances names no service
 	reads    int  // where it is above 0, each read has a revision of its own
 	changed  chan struct{}
 }
@@ -93,6 +94,9 @@ func (r *registry) Run(ctx context.Context, out resolvers.Sink) error {
 	for {
 		r.mu.Lock()
 		all := catalog.Snapshot{Source: "all", Services: []catalog.Name{{Service: "cart"}}, Instances: r.list}
+		if r.nameless && len(r.list) == 0 {
+			all.Services = nil
+		}
 		if r.strategy != "" {
 			all.Strategies = map[catalog.Name]string{{Service: "cart"}: r.strategy}
 		}

@@ -193,6 +193,33 @@ func TestRemovalsOfALink(t *testing.T) {
 	r.lists(t, edges(ids(8)...))
 }
 
+// A cluster that was read from here is read via its agents now, and the first of them hears nothing yet:
+// what was listed stays until it has listened for some rounds.
+func TestADeafAgentTakesNothingBack(t *testing.T) {
+	dir := t.TempDir()
+	r := start(t, dir, map[string][]*registry{"edge": {newRegistry("a", "b")}})
+	r.lists(t, edges("a", "b"))
+	r.stop()
+
+	r = edge(t, dir)
+	removed := r.watchFor(t)
+	c := r.contribute(t, "node-a", map[string][]string{"mdns@10.8.0.0/24": {}})
+	c.change(func() { c.read = time.Now() })
+	r.registryOf(t, "mdns@10.8.0.0/24", "its first list, an empty one", func(s *storev1.RegistryStatus) bool { return s != nil && s.GetReporter() == "node-a" })
+	pause := time.NewTimer(3 * time.Second)
+	<-pause.C
+	r.lists(t, edges("a", "b"))
+	c.set("mdns@10.8.0.0/24", false, "2", "a", "b")
+	c.change(func() { c.read = time.Time{} })
+	r.registryOf(t, "reg-1", "what was read before is done with", func(s *storev1.RegistryStatus) bool { return s == nil })
+	r.lists(t, edges("a", "b"))
+	if gone := removed(); len(gone) > 0 {
+		t.Errorf("the list lost %v meanwhile", gone)
+	}
+	c.set("mdns@10.8.0.0/24", true, "3", "b")
+	r.lists(t, edges("b"))
+}
+
 // A link under a new name is there before the old one goes.
 func TestRenamedLinkLosesNothing(t *testing.T) {
 	r := edge(t, t.TempDir())

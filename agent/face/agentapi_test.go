@@ -184,7 +184,7 @@ func TestWatch(t *testing.T) {
 	}
 	began := time.Now()
 	a.stopGRPC()
-	if took := time.Since(began); took > 3*time.Second {
+	if took := time.Since(began); took > 30*time.Second {
 		t.Errorf("the face ended after %v", took)
 	}
 	if _, err := last.Recv(); status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), "going") {

@@ -227,9 +227,9 @@ func TestProxyDeadline(t *testing.T) {
 		md    []string
 		limit time.Duration
 	}{
-		{what: "grpc-timeout", limit: 300 * time.Millisecond},
-		{what: "farcall-timeout", md: []string{"farcall-timeout", "300ms"}},
-		{what: "in the middle", md: []string{"farcall-timeout", "300ms", "x-begin", "1"}},
+		{what: "grpc-timeout", limit: time.Second},
+		{what: "farcall-timeout", md: []string{"farcall-timeout", "1s"}},
+		{what: "in the middle", md: []string{"farcall-timeout", "1s", "x-begin", "1"}},
 	} {
 		t.Run(c.what, func(t *testing.T) {
 			everyWay(t, waits, func(t *testing.T, w *way, a *talker) {

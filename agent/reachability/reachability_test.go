@@ -116,7 +116,7 @@ func TestGreet(t *testing.T) {
 		{"something else", other.Addr().String(), "does not speak HTTP/2"},
 		{"nobody", testkit.Nobody(t).String(), "refused"},
 	} {
-		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 		if c.says == "" {
 			ctx, cancel = context.WithCancel(testkit.Context(t))
 		}

@@ -132,6 +132,10 @@ func (p *Provider) Run(ctx context.Context) error {
 	if err := p.exporter.Start(ctx); err != nil {
 		return fmt.Errorf("tracing: %w", err)
 	}
+	// A message under way when Run is told to end goes on: given up and sent again, it may be there twice.
+	life, over := context.WithCancel(context.WithoutCancel(ctx))
+	defer over()
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(p.farewell, over) })()
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	spans := make([]sdktrace.ReadOnlySpan, 0, batch)
@@ -143,20 +147,16 @@ func (p *Provider) Run(ctx context.Context) error {
 			}
 		case <-tick.C:
 		case <-ctx.Done():
-			return p.end(context.WithoutCancel(ctx), spans)
+			return p.end(life, spans)
 		}
-		if !p.send(ctx, spans) {
-			return p.end(context.WithoutCancel(ctx), spans)
-		}
+		p.send(life, spans)
 		clear(spans)
 		spans = spans[:0]
 	}
 }
 
-// end sends what is left and lets go of the collector.
+// end sends what is left and lets go of the collector, before ctx is done.
 func (p *Provider) end(ctx context.Context, spans []sdktrace.ReadOnlySpan) error {
-	ctx, cancel := context.WithTimeout(ctx, p.farewell)
-	defer cancel()
 	for left := true; left; {
 		select {
 		case s := <-p.queue:
@@ -166,7 +166,7 @@ func (p *Provider) end(ctx context.Context, spans []sdktrace.ReadOnlySpan) error
 		default:
 			left = false
 		}
-		p.account(len(spans), p.export(ctx, spans))
+		p.send(ctx, spans)
 		spans = spans[:0]
 	}
 	// It can only say that the time is over, and then everything has been let go of as well.
@@ -174,14 +174,9 @@ func (p *Provider) end(ctx context.Context, spans []sdktrace.ReadOnlySpan) error
 	return nil
 }
 
-// send hands spans to the collector; false says that ctx was done before they were there.
-func (p *Provider) send(ctx context.Context, spans []sdktrace.ReadOnlySpan) bool {
-	err := p.export(ctx, spans)
-	if err != nil && ctx.Err() != nil {
-		return false
-	}
-	p.account(len(spans), err)
-	return true
+// send hands spans to the collector and counts them.
+func (p *Provider) send(ctx context.Context, spans []sdktrace.ReadOnlySpan) {
+	p.account(len(spans), p.export(ctx, spans))
 }
 
 func (p *Provider) export(ctx context.Context, spans []sdktrace.ReadOnlySpan) error {

@@ -15,6 +15,7 @@ import (
 
 	feedv1 "github.com/farcall/farcall/api/farcall/feed/v1"
 	"github.com/farcall/farcall/internal/datadir"
+	"github.com/farcall/farcall/internal/keys"
 )
 
 // The file is magic, the SHA-256 of what follows, and a SavedView. A file that does not add up is as
@@ -86,12 +87,17 @@ func (u *Uplink) load() {
 	u.saves = saved.GetGeneration()
 	m, v := u.mirror.Load(), saved.GetView()
 	away := min(max(time.Since(saved.GetSaved().AsTime()), 0), maxAway)
+	if saved.GetReads() != keys.Reads() {
+		// It may lack what the version that saved it did not know: nobody would send that again.
+		u.anew = true
+		u.handed.Store(true)
+	}
 	m.Begin(v.GetStoreId())
 	// What was fresh when it was saved is as much older now.
 	u.listener.Changed(m.Apply(time.Now().Add(-away), v.GetEntries(), v.GetRevision()))
 	u.listener.Changed(m.End(v.GetRevision()))
 	u.log.Info("starts with the saved view", "file", u.cfg.File, "rev", v.GetRevision(), "entries", len(v.GetEntries()),
-		"generation", u.saves, "saved_before", away.Round(time.Second))
+		"generation", u.saves, "of_another_version", u.anew, "saved_before", away.Round(time.Second))
 }
 
 // own checks that a saved view is this agent's: one that was copied from another node may be of
@@ -136,12 +142,17 @@ func (u *Uplink) save() error {
 	if m == nil {
 		return nil // there is nothing yet, and an old file is better than none
 	}
+	reads := keys.Reads()
+	if u.handed.Load() { // asked before: what comes meanwhile may not be in what is saved
+		reads = ""
+	}
 	id, rev, entries, err := m.Save(time.Now())
 	if err != nil {
 		return fmt.Errorf("save view: %w", err)
 	}
 	u.saves++
 	b, err := encodeView(&feedv1.SavedView{
+		Reads:      reads,
 		Generation: u.saves, Saved: timestamppb.Now(), Cluster: u.cfg.Agent.GetCluster(), Node: u.cfg.Agent.GetNode(),
 		View: &feedv1.WatchResponse{StoreId: id, Revision: rev, Entries: entries, Federation: *u.federation.Load()},
 	})

@@ -23,7 +23,7 @@ import (
 // savedView is what the agent of these tests may have saved.
 func savedView(t *testing.T, rev int64, entries ...*feedv1.Entry) *feedv1.SavedView {
 	t.Helper()
-	return &feedv1.SavedView{Generation: 3, Saved: timestamppb.Now(), Cluster: "east", Node: "n1", View: snapshot(t, rev, entries...)}
+	return &feedv1.SavedView{Generation: 3, Saved: timestamppb.Now(), Cluster: "east", Node: "n1", Reads: keys.Reads(), View: snapshot(t, rev, entries...)}
 }
 
 func encoded(t *testing.T, v *feedv1.SavedView) []byte {

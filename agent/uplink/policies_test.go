@@ -55,13 +55,17 @@ func TestPoliciesAppliedAreReportedAtOnce(t *testing.T) {
 	testkit.Go(t, "uplink", u.Run)
 	s.send <- snapshot(t, 7, stating(t, "local-only", 1), marked(t, 1, 0))
 	s.reported(t, "the first revision", func(r *feedv1.ReportRequest) bool { return r.GetPolicyRevision() == 1 })
+	// Whoever reports by its clock alone does so once in reportEvery; on a machine that is busy with other
+	// things, one of these may be late.
 	begin := time.Now()
-	s.send <- &feedv1.WatchResponse{StoreId: "s1", Revision: 8, Entries: []*feedv1.Entry{stating(t, "teleport", 2), marked(t, 2, 0)}}
-	s.reported(t, "the second", func(r *feedv1.ReportRequest) bool {
-		return r.GetPolicyRevision() == 2 && len(r.GetPoliciesRefused()) == 1 && len(r.GetPolicies()) == 0
-	})
-	if took := time.Since(begin); took > reportEvery/2 {
-		t.Errorf("it was reported after %v", took)
+	for n := range uint64(10) {
+		s.send <- &feedv1.WatchResponse{StoreId: "s1", Revision: int64(8 + n), Entries: []*feedv1.Entry{stating(t, "teleport", 2+n), marked(t, 2+n, 0)}}
+		s.reported(t, "the next", func(r *feedv1.ReportRequest) bool {
+			return r.GetPolicyRevision() == 2+n && len(r.GetPoliciesRefused()) == 1 && len(r.GetPolicies()) == 0
+		})
+	}
+	if took := time.Since(begin); took > 9*reportEvery {
+		t.Errorf("ten revisions were reported after %v", took)
 	}
 }
 

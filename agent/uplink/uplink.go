@@ -80,6 +80,9 @@ type Deps struct {
 	// Consult, where not nil, is given the connection of each session once the feed is up, and
 	// answers over it what the synchronizer asks until ctx is done. An error ends the session.
 	Consult func(ctx context.Context, client feedv1.FeedClient) error
+	// Held, where not nil, gives what every report says that the agent holds back of its own
+	// registries. It is called by one goroutine and must not block.
+	Held func(now time.Time) []*feedv1.HeldBack
 }
 
 // Uplink is an agent's connection to its federation.
@@ -88,6 +91,7 @@ type Uplink struct {
 	log      *slog.Logger
 	listener Listener
 	consult  func(context.Context, feedv1.FeedClient) error
+	held     func(time.Time) []*feedv1.HeldBack
 	metrics  *metrics
 	registry prometheus.Registerer
 
@@ -103,13 +107,14 @@ type Uplink struct {
 	saves     uint64 // of the view over all its lives; load's, then the saver's
 	anew      bool   // what is held lacks something: the next feed begins with everything; the reader's
 	drifts    atomic.Uint64
+	handed    atomic.Bool          // what is held comes from another version's view, and was not told anew whole
 	waits     map[string]time.Time // until when a synchronizer asked to be left alone; follow's
 }
 
 // New returns an uplink; it starts nothing.
 func New(cfg Config, deps Deps) *Uplink {
 	u := &Uplink{
-		cfg: cfg, log: deps.Log, listener: deps.Listener, consult: deps.Consult, registry: deps.Metrics,
+		cfg: cfg, log: deps.Log, listener: deps.Listener, consult: deps.Consult, held: deps.Held, registry: deps.Metrics,
 		dirty:   make(chan struct{}, 1),
 		decreed: make(chan struct{}, 1),
 		waits:   map[string]time.Time{},
@@ -339,8 +344,10 @@ func (u *Uplink) apply(m *feedv1.WatchResponse) error {
 		u.tell(ch)
 	}
 	if m.GetSnapshotEnd() {
-		u.tell(mi.End(m.GetRevision()))
+		ch := mi.End(m.GetRevision())
 		u.anew = false
+		u.handed.Store(false) // before anybody saves it
+		u.tell(ch)
 	}
 	return u.whole(m)
 }
@@ -415,8 +422,11 @@ func (u *Uplink) reportNow(leaving bool) (*feedv1.ReportRequest, error) {
 		r.StoreId, r.Revision, r.Digest = d.StoreID, d.Revision, &feedv1.Digest{Parts: d.Parts}
 	}
 	r.Drifts = u.drifts.Load()
+	if u.held != nil {
+		r.Held = u.held(time.Now())
+	}
 	for _, c := range m.Clusters(time.Now()) {
-		r.Epochs[c.Name] = c.Epoch
+		r.Epochs[c.Name] = c.Demand
 	}
 	p := m.Policies()
 	r.PolicyRevision, r.PoliciesRefused = p.Set.Revision(), told(p.Refused)

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
@@ -226,13 +227,21 @@ func TestReportsAndSaysGoodbye(t *testing.T) {
 	ctx := testkit.Context(t)
 	s := serve(t)
 	u, l := newUplink(t, "", s.address)
+	u.held = func(time.Time) []*feedv1.HeldBack { return []*feedv1.HeldBack{{Registry: "consul", Instances: 7}} }
 	stop := testkit.Go(t, "uplink", u.Run)
 	s.send <- snapshot(t, 7, slice(t, 1, "a"))
 	testkit.Eventually(t, ctx, "the snapshot", l.want("a"))
+	// Who ends before it said anything has nothing to take back.
+	testkit.Eventually(t, ctx, "the first report", func() error {
+		if _, reports := s.seen(); len(reports) == 0 {
+			return errors.New("none yet")
+		}
+		return nil
+	})
 	stop()
 	_, reports := s.seen()
 	first, last := reports[0], reports[len(reports)-1]
-	if first.GetAgent().GetNode() != "n1" || first.GetLeaving() {
+	if first.GetAgent().GetNode() != "n1" || first.GetLeaving() || len(first.GetHeld()) != 1 || first.GetHeld()[0].GetInstances() != 7 {
 		t.Errorf("first report %v", first)
 	}
 	if !last.GetLeaving() || last.GetEpochs()["west"] != 1 || last.GetRevision() != 7 {

@@ -11,6 +11,11 @@ import (
 	"time"
 
 	"go.yaml.in/yaml/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/stats"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -103,22 +108,25 @@ west     shop/billing  -      -        8         -       -
 		{
 			args: "get holds",
 			stdout: `
-CLUSTER  REGISTRY  SERVICE       ID      SINCE  UNTIL  REASON     WHY
-east     consul    default/cart  cart-1  2h00m  2h59m  catalogue  all 6 instances of the registry were gone in one read
-east     consul    shop/billing  b?1     2h00m  2h59m  catalogue  all 6 instances of the registry were gone in one read
-west     it's 1    default/cart  9       1h00m  4h59m  burst      more than 5 removals in 10s
+CLUSTER  REGISTRY  SERVICE       ID           SINCE  UNTIL  HOLDER                 REASON     WHY
+east     consul    default/cart  cart-1       2h00m  2h59m  owner                  catalogue  all 6 instances of the registry were gone in one read
+east     consul    shop/billing  b?1          2h00m  2h59m  owner                  catalogue  all 6 instances of the registry were gone in one read
+west     it's 1    default/cart  9            1h00m  4h59m  owner                  burst      more than 5 removals in 10s
+east     consul    *             6 instances  2h00m  -      agents node-1, node-3  catalogue  all 6 instances of the registry were gone in one read; ends when the cluster's owner lists them no more
+east     file      shop/pay      p?           1h00m  4h59m  agent node-2           burst      more than 5 removals in 10s; ends by the agent's own time
 `,
 			stderr: "note: there are 7 more; --cluster and --service list some of them\n" +
-				"note: what is held in edge is not known: synchronizer sync-b did not answer in time\nnote: what is held in new is not known: nobody owns it\n"},
+				"note: what is held in edge is not known: synchronizer sync-b did not answer in time\nnote: what is held in new is not known: nobody owns it\n" +
+				"note: what agents hold that report to synchronizer sync-b is not known: it does not answer\n"},
 		{
 			args: "get holds --cluster east --namespace shop --service billing",
 			stdout: `
-CLUSTER  REGISTRY  SERVICE       ID   SINCE  UNTIL  REASON     WHY
-east     consul    shop/billing  b?1  2h00m  2h59m  catalogue  all 6 instances of the registry were gone in one read
+CLUSTER  REGISTRY  SERVICE       ID   SINCE  UNTIL  HOLDER  REASON     WHY
+east     consul    shop/billing  b?1  2h00m  2h59m  owner   catalogue  all 6 instances of the registry were gone in one read
 `},
 		{
 			args:   "get holds --service none",
-			stdout: "\nCLUSTER  REGISTRY  SERVICE  ID  SINCE  UNTIL  REASON  WHY\n",
+			stdout: "\nCLUSTER  REGISTRY  SERVICE  ID  SINCE  UNTIL  HOLDER  REASON  WHY\n",
 			stderr: "no holds\n"},
 		{
 			args:   "get services --cluster empty",
@@ -169,7 +177,7 @@ nobody would be picked: NO_LOCAL_INSTANCES: west has no instance of it
 
 // What -o json prints is protojson of the answer with all its pages, and the same bytes each time.
 func TestJSONAndYAMLAreTheAnswer(t *testing.T) {
-	server := serve(t, &fakeAdmin{pageSize: 1})
+	server := serve(t, &fakeAdmin{pageSize: 1, asIs: true})
 	for _, c := range []struct {
 		args string
 		want proto.Message
@@ -387,5 +395,30 @@ func TestErrorsWithoutAStatusKeepTheirWords(t *testing.T) {
 	err := (&admin{}).inWords("list clusters", errors.New("disk full"))
 	if err == nil || err.Error() != "list clusters: disk full" {
 		t.Errorf("got %v", err)
+	}
+}
+
+// What the synchronizer itself said is its word, also where the connection is not known to be up.
+func TestWhoSaysUnavailable(t *testing.T) {
+	conn, err := grpc.NewClient("127.0.0.1:1", grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	a := &admin{conn: conn, server: "127.0.0.1:1"}
+	said := status.Error(codes.Unavailable, "no store")
+	for _, c := range []struct {
+		event stats.RPCStats
+		want  string
+	}{
+		{&stats.Begin{}, "list: nobody answers at 127.0.0.1:1: no store"},
+		{&stats.InTrailer{}, "list: unavailable: no store"},
+		{&stats.End{}, "list: unavailable: no store"},
+		{&stats.Begin{}, "list: nobody answers at 127.0.0.1:1: no store"},
+	} {
+		a.ended.HandleRPC(t.Context(), c.event)
+		if got := a.inWords("list", said); got.Error() != c.want {
+			t.Errorf("after %T it is %q, want %q", c.event, got, c.want)
+		}
 	}
 }

@@ -156,9 +156,9 @@ func (k *checker) clusters(list *adminv1.ListClustersResponse, now time.Time) {
 }
 
 func (k *checker) cluster(x *adminv1.Cluster) {
-	do := "see to its registries and to " + x.GetOwner() + ", which reads them"
+	do := "see to its registries, and to the log and /readyz of " + x.GetOwner() + ", which reads them"
 	if x.GetOwner() == "" {
-		do = "nobody reads it: start a synchronizer that has it in its configuration"
+		do = "nobody owns it: see to it that a synchronizer with it in its configuration runs, and to what that says on /readyz of its store"
 	}
 	last := "not confirmed since the synchronizer started"
 	if x.GetAge() != nil {

@@ -77,7 +77,7 @@ func TestCheckFindsWhatIsWrong(t *testing.T) {
 	t.Parallel() // it gives the agents time
 	server := serve(t, &fakeAdmin{sick: true})
 	r := farcall(t, "", "--server", server, "check")
-	r.want(t, exitFailed, "farcall: check: 9 failures found, and 12 warnings\n")
+	r.want(t, exitFailed, "farcall: check: 9 failures found, and 15 warnings\n")
 	want := `fail  synchronizer ` + server + ` answers, but its store does not -> see to its etcd: nothing new is written or learnt until it answers, and calls go on with what is known
 ok    east: SYNCED, last confirmed <1s ago, with 7 instances of 2 services
 warn  west: PROTECTED, a suspicious removal is held; last confirmed 3h05m ago -> look whether the instances are gone: if so, wait
@@ -85,17 +85,20 @@ fail  west: file cannot be read since 3h04m: open west.yaml: no such file; its l
 warn  west: consul has 1 record that cannot be used: cart/x: port 70000 is not in 1 to 65535 -> correct it in the registry
 fail  west: dns cannot be read since 1h00m: dns: 10.0.0.1:53: refused; what it lists is unknown -> see to it that the registry answers whoever reads it
 fail  west: file-2 cannot be read since 1h00m: file: no services key; its last list, an empty one, stays -> see to it that the registry answers whoever reads it
-fail  edge: STALE, last confirmed 1h00m ago: its last list stays in use -> see to its registries and to sync-a, which reads them
+fail  edge: STALE, last confirmed 1h00m ago: its last list stays in use -> see to its registries, and to the log and /readyz of sync-a, which reads them
 fail  edge: mdns@10.8.0.0/24 (reported by node-3) has said nothing for 1h00m: either it does not answer, or the cluster's owner is gone; its last list of 1 instance stays -> see to it that the registry answers, and that somebody reads it
 warn  edge: consul is being read for the first time since 2h00m; what it lists is unknown -> wait for it
-fail  new: was never synced: what it has is unknown -> nobody reads it: start a synchronizer that has it in its configuration
+fail  new: was never synced: what it has is unknown -> nobody owns it: see to it that a synchronizer with it in its configuration runs, and to what that says on /readyz of its store
 warn  west: cordoned by ann since 1h00m, ends in 5d00h: new switches -> farcall uncordon west takes it back
 warn  west: service shop/billing is cordoned -> farcall uncordon west shop/billing takes it back
 warn  east: consul no longer lists 2 instances of default/cart, shop/billing since 2h00m, held for another 2h59m: all 6 instances of the registry were gone in one read -> look whether they are gone: if so, farcall holds release east --registry consul
 warn  west: it's 1 no longer lists 1 instance of default/cart since 1h00m, held for another 4h59m: more than 5 removals in 10s -> look whether they are gone: if so, farcall holds release west --registry 'it'\''s 1'
+warn  east: consul, as read by agents node-1, node-3, no longer lists 6 instances of default/cart, others since 2h00m, held: all 6 instances of the registry were gone in one read; ends when the cluster's owner lists them no more -> look whether they are gone: if so, farcall holds release east, which these agents follow
+warn  east: file, as read by agent node-2, no longer lists 1 instance of shop/pay since 1h00m, held: more than 5 removals in 10s; ends by the agent's own time -> look at the registry from there; nothing is to be done if they are gone: each ends by itself
 warn  7 holds more -> farcall get holds --cluster ... lists them
 warn  edge: what is held is not known: synchronizer sync-b did not answer in time -> see to sync-b
 warn  new: what is held is not known: nobody owns it -> see to it that a synchronizer has the cluster in its configuration
+warn  what agents hold that report to synchronizer sync-b is not known: it does not answer -> see to sync-b
 warn  agent west/node-2: is not connected here -> start it, unless it reports to another synchronizer or is gone for good
 ok    agents: 1 of 2 connected
 warn  policy service default/cart: externalOrder[0][0]: nobody has heard of a cluster "wset" -> correct it, or farcall policy delete service/default/cart

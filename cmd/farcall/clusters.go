@@ -93,6 +93,8 @@ func registryTroubles(k *adminv1.Cluster, r *storev1.RegistryStatus, now time.Ti
 		if k.GetState() == catalogv1.ClusterState_STALE && (last == nil || now.Sub(last.AsTime()) > unanswered) {
 			add(levelFail, "see to it that the registry answers, and that somebody reads it", "has said nothing for %s: either it does not answer, or the cluster's owner is gone; %s", since(last, now), stays(r))
 		}
+	default:
+		add(levelWarn, "use the farcall of the synchronizer's version", "is in state %s, which this farcall does not know: %s", r.GetState(), r.GetLastError())
 	}
 	if n := r.GetSetAside(); n > 0 {
 		add(levelWarn, "correct it in the registry", "has %s that cannot be used: %s", count(n, "record"), r.GetLastSetAside())

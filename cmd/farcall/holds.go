@@ -29,8 +29,8 @@ func (c *cli) getHolds() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				if len(list.GetUnknown()) == 0 {
-					c.none(len(list.GetHolds()), "holds")
+				if len(list.GetUnknown())+len(list.GetAgentsUnknown()) == 0 {
+					c.none(len(list.GetHolds())+len(list.GetAgents()), "holds")
 				}
 				c.unknownHolds(list)
 				return c.print(list, func(w io.Writer) error { return holdTable(w, list) })
@@ -47,11 +47,18 @@ func holdTable(w io.Writer, list *adminv1.ListHoldsResponse) error {
 	now := time.Now()
 	var rows [][]string
 	for _, h := range list.GetHolds() {
+		holder := "owner"
+		if h.GetRegistry() == "" {
+			holder = "" // nobody owns it
+		}
 		rows = append(rows, []string{
-			h.GetCluster(), cmp.Or(h.GetRegistry(), "*"), holdService(h), cmp.Or(h.GetId(), "*"), since(h.GetSince(), now), until(h.GetUntil(), now), h.GetReason(), h.GetDetail(),
+			h.GetCluster(), cmp.Or(h.GetRegistry(), "*"), holdService(h), cmp.Or(h.GetId(), "*"), since(h.GetSince(), now), until(h.GetUntil(), now), holder, h.GetReason(), h.GetDetail(),
 		})
 	}
-	return writeTable(w, []string{"CLUSTER", "REGISTRY", "SERVICE", "ID", "SINCE", "UNTIL", "REASON", "WHY"}, rows)
+	for _, g := range holders(list.GetAgents()) {
+		rows = append(rows, g.row(now))
+	}
+	return writeTable(w, []string{"CLUSTER", "REGISTRY", "SERVICE", "ID", "SINCE", "UNTIL", "HOLDER", "REASON", "WHY"}, rows)
 }
 
 func holdService(h *adminv1.Hold) string {
@@ -71,6 +78,9 @@ func (c *cli) unknownHolds(list *adminv1.ListHoldsResponse) {
 	}
 	for _, u := range list.GetUnknown() {
 		fmt.Fprintf(c.stderr, "note: what is held in %s is not known: %s\n", clean(u.GetCluster()), clean(u.GetWhy()))
+	}
+	for _, id := range list.GetAgentsUnknown() {
+		fmt.Fprintf(c.stderr, "note: what agents hold that report to synchronizer %s is not known: it does not answer\n", clean(id))
 	}
 }
 
@@ -183,11 +193,17 @@ func (k *checker) holds(list *adminv1.ListHoldsResponse, now time.Time) {
 			"%s: %s no longer lists %s of %s since %s, held for another %s: %s",
 			h.GetCluster(), h.GetRegistry(), count(g.count, "instance"), strings.Join(of, ", "), since(h.GetSince(), now), until(h.GetUntil(), now), h.GetDetail())
 	}
+	for _, g := range holders(list.GetAgents()) {
+		k.heldByAgents(g, now)
+	}
 	if n := list.GetMore(); n > 0 {
 		k.add(levelWarn, "farcall get holds --cluster ... lists them", "%s more", count(n, "hold"))
 	}
 	for _, u := range list.GetUnknown() {
 		k.add(levelWarn, "see to "+cmp.Or(u.GetOwner(), "it that a synchronizer has the cluster in its configuration"), "%s: what is held is not known: %s", u.GetCluster(), u.GetWhy())
+	}
+	for _, id := range list.GetAgentsUnknown() {
+		k.add(levelWarn, "see to "+id, "what agents hold that report to synchronizer %s is not known: it does not answer", id)
 	}
 }
 

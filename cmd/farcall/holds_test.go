@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -32,7 +33,19 @@ var holdList = &adminv1.ListHoldsResponse{
 	},
 	Clusters: []string{"east", "west"},
 	More:     7,
-	Unknown:  []*adminv1.UnknownHolds{{Cluster: "edge", Owner: "sync-b", Why: "synchronizer sync-b did not answer in time"}, {Cluster: "new", Why: "nobody owns it"}},
+	Agents: []*adminv1.AgentHolds{
+		{
+			Cluster: "east", Node: "node-1", Registry: "consul", Instances: 6, Followed: 6, Since: ago(2 * time.Hour), Until: ago(-3 * time.Hour), Reason: "catalogue",
+			Detail: "all 6 instances of the registry were gone in one read", Some: []*adminv1.HeldInstance{{Namespace: "default", Service: "cart", Id: "cart-1"}},
+		},
+		{Cluster: "east", Node: "node-2", Registry: "file", Instances: 1, Since: ago(time.Hour), Until: ago(-5 * time.Hour), Reason: "burst", Detail: "more than 5 removals in 10s", Some: []*adminv1.HeldInstance{{Namespace: "shop", Service: "pay", Id: "p\x1b"}}},
+		{
+			Cluster: "east", Node: "node-3", Registry: "consul", Instances: 6, Followed: 6, Since: ago(2 * time.Hour), Until: ago(-3 * time.Hour), Reason: "catalogue",
+			Detail: "all 6 instances of the registry were gone in one read",
+		},
+	},
+	AgentsUnknown: []string{"sync-b"},
+	Unknown:       []*adminv1.UnknownHolds{{Cluster: "edge", Owner: "sync-b", Why: "synchronizer sync-b did not answer in time"}, {Cluster: "new", Why: "nobody owns it"}},
 }
 
 func (f *fakeAdmin) ListHolds(_ context.Context, r *adminv1.ListHoldsRequest) (*adminv1.ListHoldsResponse, error) {
@@ -152,7 +165,7 @@ func TestWhatIsHeldAsAWhole(t *testing.T) {
 	}
 	lines := strings.Split(table.String(), "\n")
 	for n, want := range [][]string{
-		{"west", "*", "*", "*", "-", "-", "unconfigured"},
+		{"west", "*", "*", "*", "-", "-", "-", "unconfigured"},
 		{"edge", "mdns@10.8.0.0/24", "*", "*", "2h"},
 	} {
 		if got := strings.Fields(lines[n+1]); len(got) < len(want) || strings.Join(got[:len(want)-1], " ") != strings.Join(want[:len(want)-1], " ") || !strings.HasPrefix(got[len(want)-1], want[len(want)-1]) {
@@ -171,6 +184,72 @@ func TestWhatIsHeldAsAWhole(t *testing.T) {
 		if got := k.findings[n]; got.Level != want.Level || !strings.HasPrefix(got.Text, want.Text) || !strings.HasSuffix(got.Do, want.Do) {
 			t.Errorf("found is %+v, want %+v", got, want)
 		}
+	}
+}
+
+// What agents hold is one line for all that hold the same, and says who ends it.
+func TestWhatAgentsHold(t *testing.T) {
+	hold := func(node string, instances, followed uint64, services ...string) *adminv1.AgentHolds {
+		h := &adminv1.AgentHolds{
+			Cluster: "east", Node: node, Registry: "consul", Instances: instances, Followed: followed, Since: ago(time.Hour), Until: ago(-5 * time.Hour), Reason: "burst", Detail: "why",
+		}
+		for n, s := range services {
+			h.Some = append(h.Some, &adminv1.HeldInstance{Namespace: "default", Service: s, Id: fmt.Sprint(s, "-", n)})
+		}
+		return h
+	}
+	const (
+		own     = "ends by the agent's own time"
+		owners  = "ends when the cluster's owner lists them no more"
+		release = "look whether they are gone: if so, farcall holds release east, which these agents follow"
+		wait    = "look at the registry from there; nothing is to be done if they are gone: each ends by itself"
+	)
+	for _, c := range []struct {
+		name  string
+		holds []*adminv1.AgentHolds
+		row   string
+		found finding
+	}{
+		{
+			"one instance", []*adminv1.AgentHolds{hold("n1", 1, 0, "cart")}, "east consul default/cart cart-0 1h00m 4h59m agent n1 burst why; " + own,
+			finding{levelWarn, "east: consul, as read by agent n1, no longer lists 1 instance of default/cart since 1h00m, held: why; " + own, wait},
+		},
+		{
+			"one service, followed", []*adminv1.AgentHolds{hold("n1", 2, 2, "cart", "cart")}, "east consul default/cart 2 instances 1h00m - agent n1 burst why; " + owners,
+			finding{levelWarn, "east: consul, as read by agent n1, no longer lists 2 instances of default/cart since 1h00m, held: why; " + owners, release},
+		},
+		{
+			"some are not named, and some are followed", []*adminv1.AgentHolds{hold("n1", 9, 4, "cart", "pay")},
+			"east consul * 9 instances 1h00m - agent n1 burst why; 4 of them end when the cluster's owner lists them no more, the others by the agent's own time",
+			finding{
+				levelWarn, "east: consul, as read by agent n1, no longer lists 9 instances of default/cart, default/pay, others since 1h00m, held: why; " +
+					"4 of them end when the cluster's owner lists them no more, the others by the agent's own time", release,
+			},
+		},
+		{
+			"many agents", []*adminv1.AgentHolds{
+				hold("n1", 4, 4, "a", "b", "c", "d"), hold("n2", 4, 4, "a", "b", "c", "d"), hold("n3", 4, 4), hold("n4", 4, 4), hold("n5", 4, 4),
+			}, "east consul * 4 instances 1h00m - agents n1, n2, n3 and 2 more burst why; " + owners,
+			finding{
+				levelWarn, "east: consul, as read by agents n1, n2, n3 and 2 more, no longer lists 4 instances of default/a, default/b, default/c, others since 1h00m, held: why; " + owners, release,
+			},
+		},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			groups := holders(c.holds)
+			if len(groups) != 1 {
+				t.Fatalf("%d lines, want 1", len(groups))
+			}
+			now := time.Now()
+			if got := strings.Join(groups[0].row(now), " "); got != c.row {
+				t.Errorf("the line is\n%s\nwant\n%s", got, c.row)
+			}
+			k := &checker{}
+			k.holds(&adminv1.ListHoldsResponse{Agents: c.holds}, now)
+			if len(k.findings) != 1 || k.findings[0] != c.found {
+				t.Errorf("found is\n%+v\nwant\n%+v", k.findings, c.found)
+			}
+		})
 	}
 }
 

@@ -17,6 +17,8 @@ import (
 	"google.golang.org/grpc/health"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -78,6 +80,8 @@ type fakeAdmin struct {
 	adminv1.UnimplementedAdminServer
 	// pageSize is how many instances a page holds.
 	pageSize int
+	// asIs says that answers are as they stand in this file, with their times.
+	asIs bool
 	// end closes a watch from the server's side.
 	end chan struct{}
 	// sick says that the store does not answer.
@@ -106,7 +110,17 @@ func serve(t *testing.T, a interface {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := grpc.NewServer()
+	f, is := a.(*fakeAdmin)
+	asIs := is && f.asIs
+	s := grpc.NewServer(grpc.UnaryInterceptor(func(ctx context.Context, req any, asked *grpc.UnaryServerInfo, do grpc.UnaryHandler) (any, error) {
+		resp, err := do(ctx, req)
+		if m, is := resp.(proto.Message); is && err == nil && !asIs && strings.Contains(asked.FullMethod, "/List") {
+			m = proto.Clone(m)
+			shift(m.ProtoReflect(), time.Since(began))
+			resp = m
+		}
+		return resp, err
+	}))
 	adminv1.RegisterAdminServer(s, a)
 	h := health.NewServer()
 	h.SetServingStatus("", a.serving())
@@ -144,6 +158,30 @@ var instances = []*catalogv1.Instance{
 		Cluster: "west", Namespace: "shop", Service: "billing", Id: "5", Address: "billing.west", Weight: 1,
 		Relay: "10.1.0.7:50002", Registry: "file",
 	},
+}
+
+// began is when the answers below were made: on a machine that is busy with other things a test may ask
+// for them minutes later.
+var began = time.Now()
+
+// shift makes all times of a message later.
+func shift(m protoreflect.Message, by time.Duration) {
+	if at, is := m.Interface().(*timestamppb.Timestamp); is {
+		at.Seconds += int64(by / time.Second)
+		return
+	}
+	m.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+		switch {
+		case f.IsMap() || f.Message() == nil:
+		case f.IsList():
+			for n := range v.List().Len() {
+				shift(v.List().Get(n).Message(), by)
+			}
+		default:
+			shift(v.Message(), by)
+		}
+		return true
+	})
 }
 
 // ago is a time so long ago, and a bit: not so much that it is told otherwise.

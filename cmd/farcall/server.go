@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"time"
 	"unicode"
 
@@ -13,6 +14,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/stats"
 	"google.golang.org/grpc/status"
 
 	adminv1 "github.com/farcall/farcall/api/farcall/admin/v1"
@@ -31,21 +33,49 @@ type admin struct {
 	adminv1.AdminClient
 	conn   *grpc.ClientConn
 	server string
+	ended  ended
 }
+
+// ended notes whether the synchronizer itself ended the last question that was begun: the state of
+// a connection follows what happens on it, and may not have come to it when an answer is there.
+type ended struct{ byItself atomic.Bool }
+
+var _ stats.Handler = (*ended)(nil)
+
+// HandleRPC implements stats.Handler.
+func (e *ended) HandleRPC(_ context.Context, s stats.RPCStats) {
+	switch s.(type) {
+	case *stats.Begin:
+		e.byItself.Store(false)
+	case *stats.InTrailer:
+		e.byItself.Store(true)
+	}
+}
+
+// TagRPC implements stats.Handler.
+func (e *ended) TagRPC(ctx context.Context, _ *stats.RPCTagInfo) context.Context { return ctx }
+
+// TagConn implements stats.Handler.
+func (e *ended) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context { return ctx }
+
+// HandleConn implements stats.Handler.
+func (e *ended) HandleConn(context.Context, stats.ConnStats) {}
 
 // ask opens a connection for the time of f. An error of f that carries a gRPC status comes back
 // in words, with an exit code; what says what was asked.
 func (c *cli) ask(what string, f func(*admin) error) error {
+	a := &admin{server: c.server}
 	// No proxy: a synchronizer is dialled directly, whatever the shell's variables say.
 	conn, err := grpc.NewClient(c.server,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithNoProxy(),
+		grpc.WithStatsHandler(&a.ended),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer)))
 	if err != nil {
 		return usagef("--server %q: %w", c.server, err)
 	}
 	defer conn.Close()
-	a := &admin{AdminClient: adminv1.NewAdminClient(conn), conn: conn, server: c.server}
+	a.AdminClient, a.conn = adminv1.NewAdminClient(conn), conn
 	if err := f(a); err != nil {
 		return a.inWords(what, err)
 	}
@@ -76,8 +106,7 @@ func (a *admin) inWords(what string, err error) error {
 		return fmt.Errorf("%s: %w", what, err)
 	}
 	st := has.GRPCStatus()
-	// A status that the synchronizer itself sent came over a connection that is up.
-	connected := a.conn.GetState() == connectivity.Ready
+	connected := a.ended.byItself.Load() || a.conn.GetState() == connectivity.Ready
 	if !connected && (st.Code() == codes.Unavailable || st.Code() == codes.DeadlineExceeded) {
 		return &exitError{
 			code: exitUnreachable,

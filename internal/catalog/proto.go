@@ -25,10 +25,7 @@ func (i *Instance) Proto() *catalogv1.Instance {
 // InstanceFromProto is the inverse of Instance.Proto. An unknown health, from a newer writer,
 // reads as Unhealthy: better not called than called against its registry's word.
 func InstanceFromProto(p *catalogv1.Instance) *Instance {
-	h := Health(p.GetHealth())
-	if p.GetHealth() < 0 || int(p.GetHealth()) >= len(healthWords) {
-		h = Unhealthy
-	}
+	h, _ := HealthFromProto(p.GetHealth())
 	return &Instance{
 		ID: ID{
 			Cluster:  p.GetCluster(),
@@ -46,6 +43,22 @@ func InstanceFromProto(p *catalogv1.Instance) *Instance {
 		Registry: p.GetRegistry(),
 		Revision: p.GetRegistryRevision(),
 	}
+}
+
+// HealthFromProto reads a health, and reports whether it is known. One that is not, from a newer writer,
+// reads as Unhealthy.
+func HealthFromProto(h catalogv1.Health) (health Health, known bool) {
+	if h < 0 || int(h) >= len(healthWords) {
+		return Unhealthy, false
+	}
+	return Health(h), true
+}
+
+// SaysMore reports whether a record says anything that InstanceFromProto does not take over, because
+// a newer version wrote it: a field, or a health, that is not known.
+func SaysMore(p *catalogv1.Instance) bool {
+	_, known := HealthFromProto(p.GetHealth())
+	return !known || len(p.ProtoReflect().GetUnknown()) > 0 || len(p.GetLocality().ProtoReflect().GetUnknown()) > 0
 }
 
 // Proto gives the locality, or nil where nothing is known.

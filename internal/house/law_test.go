@@ -30,6 +30,7 @@ var law = []rule{
 	{"internal/explain", []string{"api/...", "internal/catalog", "internal/policy", "strategy"}},
 	{"internal/mirror", []string{"api/...", "internal/catalog", "internal/keys", "internal/policy", "strategy"}},
 	{"internal/store", []string{"api/...", "internal/catalog", "internal/datadir", "internal/keys", "internal/policy"}},
+	{"internal/store/storetest", nil},
 	{"strategy", []string{"internal/catalog", "internal/nearest"}},
 	{"resolvers", []string{"internal/catalog"}},
 	{"resolvers/...", []string{"internal/catalog", "internal/nearest", "resolvers", "resolvers/poll"}},
@@ -56,6 +57,8 @@ var law = []rule{
 	{"internal/testkit", nil},
 	{"internal/house", nil},
 	{"internal/tools/...", nil},
+	{"test/robustness/verdict", []string{"test/robustness/history"}},
+	{"test/robustness/judge", []string{"test/robustness/history", "test/robustness/verdict"}},
 	{"test/...", []string{"api/...", "cmd/...", "internal/...", "resolvers/...", "strategy", "synchronizer/...", "agent/..."}},
 }
 
@@ -104,8 +107,9 @@ var keepers = []struct {
 	folders []string
 	inTests bool
 }{
-	// test/bench measures a bare etcd as the floor of what the store adds.
-	{prefix: "go.etcd.io/", folders: []string{"internal/store", "test/bench"}, inTests: true},
+	// test/bench measures a bare etcd as the floor of what the store adds; test/robustness reads what the
+	// store itself saw, past all readers of ours.
+	{prefix: "go.etcd.io/", folders: []string{"internal/store", "internal/store/storetest", "test/bench", "test/robustness"}, inTests: true},
 	{prefix: "go.uber.org/zap", folders: []string{"internal/store"}},
 	{prefix: "github.com/hashicorp/consul", folders: []string{"resolvers/consul"}},
 	// test/e2e writes what Kubernetes' controllers and users would.

@@ -31,6 +31,8 @@ const (
 	Policy                         // <federation>/policies/<ID>
 	Cordon                         // <federation>/clusters/<Cluster>/cordons/<ID>
 	Holds                          // <federation>/clusters/<Cluster>/holds/<Part>
+
+	last = Holds // of the kinds
 )
 
 var (

@@ -1,6 +1,7 @@
 package mirror
 
 import (
+	"bytes"
 	"errors"
 	"time"
 
@@ -88,14 +89,25 @@ func (m *Mirror) applySlice(k keys.Key, e *feedv1.Entry, ch *Changes) {
 		m.refuse(RefusedForeign, k, e, at)
 		return
 	}
-	next := &slice{epoch: v.GetEpoch(), seq: v.GetSeq(), at: m.standOf(e)}
+	next := &slice{epoch: v.GetEpoch(), seq: v.GetSeq(), value: e.GetValue(), at: m.standOf(e)}
+	if m.listing && old != nil && old.at.generation >= m.since && next.at.revision > 0 && next.at.revision < old.at.revision {
+		c.wentBackAt = max(c.wentBackAt, old.at.revision)
+	}
+	// Held from a store before this one.
+	inherited := old != nil && old.at.generation < m.since
 	switch {
 	case old == nil || next.newer(old):
+		delete(c.disputed, place{k.Name, k.Slice})
 	case old.newer(next):
+		c.dispute(k, inherited)
 		m.refuse(RefusedOlder, k, e, at)
 		return
 	default:
+		c.dispute(k, inherited && !bytes.Equal(old.value, e.GetValue()))
 		m.leave(k, e, at) // it is held already
+		if bytes.Equal(old.value, e.GetValue()) {
+			old.value = e.GetValue() // who brings it keeps it as well: once is enough
+		}
 		return
 	}
 	next.instances = m.instances(k, v.GetInstances(), old)
@@ -108,6 +120,18 @@ func (m *Mirror) applySlice(k keys.Key, e *feedv1.Entry, ch *Changes) {
 	s.slices[k.Slice] = next
 	m.touch(s, old, next)
 	ch.service(k.Name)
+}
+
+// dispute notes that this store has another value than the one held from a store before, which is not
+// older: both were written by owners that did not know of each other.
+func (c *cluster) dispute(k keys.Key, so bool) {
+	if !so {
+		return
+	}
+	if c.disputed == nil {
+		c.disputed = map[place]struct{}{}
+	}
+	c.disputed[place{k.Name, k.Slice}] = struct{}{}
 }
 
 func (c *cluster) slice(k keys.Key) *slice {
@@ -128,6 +152,9 @@ func (m *Mirror) instances(k keys.Key, records []*catalogv1.Instance, old *slice
 	}
 	list := make([]*catalog.Instance, 0, len(records))
 	for _, r := range records {
+		if _, known := catalog.HealthFromProto(r.GetHealth()); !known {
+			m.refused[UnknownHealth]++
+		}
 		i := catalog.InstanceFromProto(r)
 		if i.Cluster != k.Cluster || i.Name != k.Name || i.Check() != nil {
 			m.refused[RefusedRecord]++
@@ -152,6 +179,7 @@ func (m *Mirror) deleteSlice(k keys.Key, ch *Changes) {
 	}
 	gone := s.slices[k.Slice]
 	delete(s.slices, k.Slice)
+	delete(c.disputed, place{k.Name, k.Slice})
 	ch.service(k.Name)
 	if len(s.slices) == 0 {
 		c.drop(k.Name)
@@ -231,11 +259,15 @@ func (m *Mirror) applySynced(now time.Time, k keys.Key, e *feedv1.Entry, ch *Cha
 		return
 	}
 	c := m.cluster(k.Cluster, ch)
-	c.syncedAt = m.standOf(e)
+	c.synced, c.syncedAt = &v, m.standOf(e)
 	c.highest = max(c.highest, v.GetEpoch())
 	counts := v.GetEpoch() > c.vouchAbove
 	if counts {
 		c.syncedSeen = m.generation
+		if len(c.disputed) > 0 {
+			// Its owner takes what is disputed for its own. One that begins because of this writes all anew.
+			c.contested = max(c.contested, v.GetEpoch()+1)
+		}
 	}
 	if !c.everSynced {
 		c.everSynced = true

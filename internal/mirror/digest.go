@@ -77,7 +77,7 @@ func (m *Mirror) Digest() (Digest, bool) {
 		for _, s := range c.services {
 			for _, sl := range s.slices {
 				// A slice that the last list did not name and that no rule kept should be gone.
-				if !c.sweepOwed || sl.at.generation >= m.listed {
+				if sl.at.generation >= m.listed || !c.sweepOwed && !m.younger(sl.at) {
 					sum += sl.at.mark
 				}
 			}
@@ -104,6 +104,12 @@ func (m *Mirror) there(s stand) uint64 {
 		return 0
 	}
 	return s.mark
+}
+
+// younger reports whether a value was seen in this store at a revision to which this reader has not
+// come, or not come again: it was listed anew as of before.
+func (m *Mirror) younger(s stand) bool {
+	return s.generation >= m.since && s.revision > m.revision
 }
 
 // meet takes note of an entry before it is applied. Caller holds mu.

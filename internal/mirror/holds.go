@@ -40,6 +40,7 @@ func (m *Mirror) applyHolds(k keys.Key, e *feedv1.Entry, ch *Changes) {
 		}
 		return
 	}
+	inherited := old != nil && old.generation < m.since
 	if old != nil {
 		old.generation = m.generation
 	}
@@ -51,7 +52,8 @@ func (m *Mirror) applyHolds(k keys.Key, e *feedv1.Entry, ch *Changes) {
 	case v.GetCluster() != k.Cluster || v.GetPart() != k.Part:
 		m.refuse(RefusedForeign, k, e, nil)
 		return
-	case is.GetEpoch() > v.GetEpoch() || is.GetEpoch() == v.GetEpoch() && is.GetSeq() > v.GetSeq():
+	// Nothing hangs on it but what people read, so of a store before this one nothing is kept.
+	case !inherited && (is.GetEpoch() > v.GetEpoch() || is.GetEpoch() == v.GetEpoch() && is.GetSeq() > v.GetSeq()):
 		m.refuse(RefusedOlder, k, e, nil)
 		return
 	}

@@ -44,3 +44,17 @@ func TestInstancesAreCounted(t *testing.T) {
 		counted("a list")
 	}
 }
+
+// A list of a replica that is behind names the marker of a cluster, and not the slices that its owner has
+// written since: they stay.
+func TestOlderListSweepsNoYoungerSliceOfWhatItNames(t *testing.T) {
+	r := newRig(t)
+	before := []*feedv1.Entry{r.slice("east", 0, 1, 1, "a"), r.synced("east", 1)}
+	then := r.rev
+	r.list("s1", before...)
+	r.apply(r.slice("east", 1, 1, 2, "b"))
+	r.m.Begin("s1")
+	r.m.Apply(start, before, then)
+	r.m.End(then)
+	r.want("east", "a b")
+}

@@ -13,6 +13,8 @@
 //     in that store yet nothing is swept: a store that is being refilled empties nobody. In a
 //     store that is another than before, only a marker above all that was known of the cluster
 //     counts: that of a restored backup vouches for the past;
+//   - a list says nothing of what came after it in the same store: who turns to a synchronizer that
+//     is behind the last one keeps what it knew of that;
 //   - a heartbeat that stops moving makes a cluster stale; it removes nothing;
 //   - policies and cordons are taken as a whole, at the revision that the store is marked with, and
 //     never from a store that lacks what was in force before; one that is not understood leaves
@@ -49,6 +51,7 @@ type Mirror struct {
 	revision   int64
 	generation uint64 // counts lists; an entry confirmed by the running one carries it
 	listed     uint64 // the generation of the last complete list
+	since      uint64 // the generation of the first list, complete or not, of the store that was begun last
 	listing    bool
 	nextID     string // of the running list
 	otherStore bool   // the running list is of another store than the last complete one
@@ -93,6 +96,7 @@ type cluster struct {
 	meta        *storev1.ClusterMeta
 	annotations map[string]strategy.Kind // by "namespace/service"; as meta has them
 	metaAt      stand
+	synced      *storev1.Synced // the marker seen last; nil before the first
 	syncedAt    stand
 	services    map[catalog.Name]*service
 	instances   int // in the lists of services
@@ -100,6 +104,9 @@ type cluster struct {
 	syncedSeen  uint64 // generation of the last sight of the synced marker
 	sweepOwed   bool   // a list ended without a marker of this cluster that counts
 	vouchAbove  uint64 // a marker counts only above this epoch
+	wentBackAt  int64  // of the running list: the highest revision held of a key that it states at a lower one
+	disputed    map[place]struct{}
+	contested   uint64 // the least epoch of an owner that does not vouch for what is disputed
 	highest     uint64 // highest epoch seen of it
 	confirmedAt time.Time
 }
@@ -111,9 +118,16 @@ type service struct {
 	twice  bool                // some identity stands in two slices
 }
 
+// place is where a slice is in its cluster.
+type place struct {
+	name catalog.Name
+	num  uint32
+}
+
 type slice struct {
 	epoch, seq uint64
 	instances  []*catalog.Instance
+	value      []byte // as it was read: a newer version may have said more than instances hold
 	at         stand
 }
 
@@ -132,6 +146,8 @@ const (
 	RefusedPolicy Refusal = "policy"
 	// A registry's word for a strategy that is none.
 	RefusedStrategy Refusal = "strategy"
+	// An instance's health that this version does not know: it counts as UNHEALTHY.
+	UnknownHealth Refusal = "health"
 )
 
 // New returns an empty Mirror that reads keys of the given schema.
@@ -182,9 +198,12 @@ func (c *Changes) service(n catalog.Name) {
 func (m *Mirror) Begin(storeID string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.generation++
+	if storeID != m.nextID {
+		m.since = m.generation
+	}
 	m.nextID = storeID
 	m.otherStore = storeID != m.storeID
-	m.generation++
 	m.wasBlind = m.blind || m.listing && m.wasBlind
 	m.listing, m.blind, m.ahead = true, false, 0
 	m.beginPolicies()
@@ -194,6 +213,7 @@ func (m *Mirror) Begin(storeID string) {
 	m.refill = storeID
 	for _, c := range m.clusters {
 		c.vouchAbove = c.highest
+		clear(c.disputed)
 	}
 	for _, a := range m.agents {
 		a.inherited = true
@@ -243,10 +263,16 @@ func (m *Mirror) End(revision int64) Changes {
 	m.endPolicies()
 	m.settle(&ch)
 	for name, c := range m.clusters {
+		if c.wentBackAt > 0 && c.wentBackAt <= revision {
+			// The list is not behind, so this store lost what it had: it was restored under its own id. What
+			// is held of it may be of the very epoch that it still has.
+			c.vouchAbove = c.highest
+		}
+		c.wentBackAt = 0
 		switch {
 		case c.syncedSeen == m.generation:
 			m.sweep(c, &ch)
-		case !m.otherStore && c.syncedSeen > 0 && !c.sweepOwed:
+		case !m.otherStore && c.syncedSeen > 0 && !c.sweepOwed && !m.younger(c.syncedAt):
 			// The marker was in this very store and is no more: the cluster was removed.
 			m.sweep(c, &ch)
 			if len(c.services) == 0 && c.metaAt.generation != m.generation {
@@ -259,7 +285,7 @@ func (m *Mirror) End(revision int64) Changes {
 	}
 	for k, a := range m.agents {
 		// A new store holds the agents' records only once they have reported there.
-		if a.at.generation != m.generation && !a.inherited {
+		if a.at.generation != m.generation && !a.inherited && !m.younger(a.at) {
 			delete(m.agents, k)
 			ch.Agents = true
 		}
@@ -285,7 +311,12 @@ func (m *Mirror) relist() {
 func (m *Mirror) sweep(c *cluster, ch *Changes) {
 	for n, s := range c.services {
 		before := len(s.slices)
-		maps.DeleteFunc(s.slices, func(_ uint32, sl *slice) bool { return sl.at.generation < m.listed })
+		for num, sl := range s.slices {
+			if sl.at.generation < m.listed && !m.younger(sl.at) {
+				delete(s.slices, num)
+				delete(c.disputed, place{n, num})
+			}
+		}
 		if len(s.slices) == before {
 			continue
 		}

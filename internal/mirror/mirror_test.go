@@ -282,6 +282,108 @@ func TestRestoredBackupSweepsNothing(t *testing.T) {
 	r.want("east", "a")
 }
 
+// A store that was restored from a backup while no synchronizer lived keeps its id, and what was lost
+// may have been written under the very epoch that it still has. A list that states a key at a lower
+// revision than the one held of the same store, and is not behind that itself, proves it: then a higher
+// epoch is demanded, or the reader would keep what nobody else holds for ever.
+func TestAStoreThatWentBackUnderItsIDDemandsAHigherEpoch(t *testing.T) {
+	r := newRig(t)
+	backup := r.slice("east", 0, 1, 1, "a")
+	marker := r.synced("east", 1)
+	r.list("s1", backup, marker)
+	r.apply(r.slice("east", 0, 1, 2, "b")) // lost with what came after the backup
+	r.want("east", "b")
+	r.rev += 10 // heartbeats of the store that was restored
+	r.list("s1", backup, marker)
+	if got := r.m.Demand("east"); got < 2 {
+		t.Errorf("epoch %d is demanded: its owner never writes the list again, and %v is kept for ever", got, "b")
+	}
+}
+
+// A reader that comes to a replica which is behind the last one may be sent a list of before. It says
+// nothing of what came after it.
+func TestOlderListSweepsNothingYounger(t *testing.T) {
+	r := newRig(t)
+	west := []*feedv1.Entry{r.slice("west", 0, 1, 1, "w"), r.synced("west", 1)}
+	then := r.rev
+	agent := r.entry(keys.Key{Kind: keys.Agent, Cluster: "east", Node: "n1"}, &catalogv1.Agent{Cluster: "east", Node: "n1", Address: "10.0.0.1:50002"})
+	east := []*feedv1.Entry{r.slice("east", 0, 1, 1, "a"), r.slice("east", 1, 1, 2, "b"), r.synced("east", 1)}
+	r.list("s1", append(east, append(west, agent)...)...)
+	old := r.slice("west", 0, 2, 1, "x")
+	r.apply(old, r.synced("west", 2))
+	r.m.Begin("s1")
+	r.m.Apply(start, west, then)
+	r.m.End(then)
+	r.want("east", "a b")
+	r.want("west", "x")
+	if len(r.m.Agents()) != 1 {
+		t.Error("an agent's record is gone that came after the list")
+	}
+	if _, rev := r.m.Position(); rev != then {
+		t.Errorf("it is at %d, not where the list is, %d", rev, then)
+	}
+	// What was deleted in between is told by what follows the list.
+	r.apply(append(slices.Clone(east[:1]), agent, deleted(east[1]), east[2])...)
+	r.want("east", "a")
+	r.list("s1", append(west, east[0])...)
+	r.want("east", "a")
+	r.list("s2", r.slice("east", 0, 3, 1, "c"), r.synced("east", 3))
+	r.want("east", "c")
+}
+
+// Of two owners with one epoch, each in a store that knew nothing of the other, nobody can tell whose
+// word is the later one. So in another store a higher one is demanded.
+func TestAnotherStoreDemandsAHigherEpoch(t *testing.T) {
+	r := newRig(t)
+	want := func(what string, demand uint64) {
+		t.Helper()
+		if got := r.m.Demand("east"); got != demand || r.m.Clusters(start)[0].Demand != demand {
+			t.Errorf("%s: %d is demanded, not %d", what, got, demand)
+		}
+	}
+	if got := r.m.Demand("east"); got != 0 {
+		t.Errorf("of a cluster that is not known %d is demanded", got)
+	}
+	r.list("s1", r.slice("east", 0, 1, 5, "a"), r.synced("east", 1))
+	want("in its first store", 1)
+	r.list("s2", r.slice("east", 0, 1, 2, "b"), r.synced("east", 1))
+	r.want("east", "a")
+	want("in another one", 2)
+	r.apply(r.slice("east", 0, 3, 2, "b"), r.synced("east", 3))
+	r.want("east", "b")
+	want("when that is heeded", 3)
+	r.list("s2", r.slice("east", 0, 3, 2, "b"), r.synced("east", 3))
+	want("in the same one again", 3)
+}
+
+// What an owner wrote in a store of which it did not know what was before it may be refused for ever,
+// though a later owner vouches for it: that is to be written again.
+func TestWhatIsVouchedForAndRefusedIsDemandedAnew(t *testing.T) {
+	for what, seq := range map[string]uint64{"older": 2, "as old": 5} {
+		r := newRig(t)
+		r.list("s1", r.slice("east", 0, 1, 5, "a"), r.synced("east", 1))
+		blind := r.slice("east", 0, 1, seq, "b")
+		r.list("s2", blind, r.synced("east", 1))
+		if got := r.m.Demand("east"); got != 2 {
+			t.Errorf("%s: before the next owner %d is demanded, not 2", what, got)
+		}
+		next := r.restart(0)
+		next.list("s2", blind, next.synced("east", 2))
+		for _, r := range []*rig{r, next} {
+			r.apply(r.synced("east", 2))
+			r.want("east", "a")
+			if got := r.m.Demand("east"); got != 3 {
+				t.Errorf("%s: %d is demanded, not 3", what, got)
+			}
+			r.list("s2", r.slice("east", 0, 4, 2, "b"), r.synced("east", 4))
+			r.want("east", "b")
+			if got := r.m.Demand("east"); got != 4 {
+				t.Errorf("%s: when it was written again %d is demanded, not 4", what, got)
+			}
+		}
+	}
+}
+
 func TestHeartbeatThatDoesNotMoveConfirmsNothing(t *testing.T) {
 	r := newRig(t)
 	beat := r.beat(10, map[string]uint64{"east": 10})

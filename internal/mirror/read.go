@@ -30,6 +30,8 @@ type Cluster struct {
 	Locality   catalog.Locality
 	// Epoch is the highest seen of it.
 	Epoch uint64
+	// Demand is the least epoch under which its owner is believed here; 0 where any is.
+	Demand uint64
 	// Meta is what its owner says of it; nil before the first publish. Not to be changed.
 	Meta                *storev1.ClusterMeta
 	Services, Instances int
@@ -80,6 +82,27 @@ func (m *Mirror) Replicas() []Replica {
 	return out
 }
 
+// Demand returns the least epoch under which the owner of one cluster is believed here, 0 where any
+// is.
+func (m *Mirror) Demand(clusterName string) uint64 {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	if c := m.clusters[clusterName]; c != nil {
+		return c.demand()
+	}
+	return 0
+}
+
+// demand is the highest epoch seen, and one more than what was seen of the stores before this one: of
+// two owners with one epoch, each in a store that knew nothing of the other, nobody can tell whose
+// word is the later one.
+func (c *cluster) demand() uint64 {
+	if c.vouchAbove == 0 {
+		return c.highest
+	}
+	return max(c.highest, c.vouchAbove+1, c.contested)
+}
+
 // Meta returns what the owner of one cluster says of it, nil where nobody does. It must not be
 // changed.
 func (m *Mirror) Meta(clusterName string) *storev1.ClusterMeta {
@@ -95,6 +118,7 @@ func (c *cluster) describe(name string, now time.Time) Cluster {
 	d := Cluster{
 		Name:     name,
 		Epoch:    c.highest,
+		Demand:   c.demand(),
 		Meta:     c.meta,
 		Locality: catalog.LocalityFromProto(c.meta.GetLocality()),
 		Services: len(c.services), Instances: c.instances,
@@ -200,7 +224,7 @@ func (m *Mirror) Save(now time.Time) (storeID string, revision int64, entries []
 	storeID = m.storeID
 	ages := &storev1.Replica{Id: savedReplica, Tick: 1 << 40, Confirmed: map[string]uint64{}}
 	for name, c := range m.clusters {
-		if c.sweepOwed {
+		if c.sweepOwed || len(c.disputed) > 0 {
 			storeID = ""
 		}
 		if c.meta != nil {
@@ -208,12 +232,15 @@ func (m *Mirror) Save(now time.Time) (storeID string, revision int64, entries []
 		}
 		for n, s := range c.services {
 			for num, sl := range s.slices {
-				out.add(m.schema.Format(keys.Key{Kind: keys.Slice, Cluster: name, Name: n, Slice: num}), sl.proto(name, n, num), m.saved(sl.at))
+				key := m.schema.Format(keys.Key{Kind: keys.Slice, Cluster: name, Name: n, Slice: num})
+				out.entries = append(out.entries, &feedv1.Entry{Key: key, Value: sl.value, Revision: m.saved(sl.at)})
 			}
 		}
 		switch synced := m.schema.Format(keys.Key{Kind: keys.Synced, Cluster: name}); {
 		case c.everSynced:
-			out.add(synced, &storev1.Synced{Cluster: name, Epoch: c.highest}, m.saved(c.syncedAt))
+			marker := proto.CloneOf(c.synced)
+			marker.Epoch = c.highest
+			out.add(synced, marker, m.saved(c.syncedAt))
 		case m.there(c.syncedAt) != 0:
 			out.addAside(synced, c.syncedAt)
 		}
@@ -247,15 +274,4 @@ func (m *Mirror) Save(now time.Time) (storeID string, revision int64, entries []
 	// Last, because a heartbeat is about clusters that are known by then.
 	out.add(m.schema.Format(keys.Key{Kind: keys.Replica, Replica: savedReplica}), ages, 0)
 	return storeID, m.revision, out.entries, out.err
-}
-
-func (sl *slice) proto(clusterName string, n catalog.Name, num uint32) *storev1.Slice {
-	v := &storev1.Slice{
-		Cluster: clusterName, Namespace: n.Namespace, Service: n.Service, Slice: num,
-		Epoch: sl.epoch, Seq: sl.seq,
-	}
-	for _, i := range sl.instances {
-		v.Instances = append(v.Instances, i.Proto())
-	}
-	return v
 }

@@ -86,7 +86,7 @@ func (s *Store) requestFor(ctx context.Context, what string, attempt time.Durati
 	defer leave()
 	ctx, cancel := context.WithTimeout(ctx, 3*attempt)
 	defer cancel()
-	var pauses backoff
+	pauses := s.backoff()
 	for {
 		actx, cancel := context.WithTimeout(ctx, attempt)
 		err := do(actx)
@@ -94,7 +94,7 @@ func (s *Store) requestFor(ctx context.Context, what string, attempt time.Durati
 		if err == nil {
 			return nil
 		}
-		if !pauses.wait(ctx) {
+		if !pauses.after(ctx, err) {
 			return fmt.Errorf("store: %s: %w", what, err)
 		}
 	}

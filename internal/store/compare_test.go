@@ -99,7 +99,7 @@ func TestDoubtMendsWhatTheWatchLost(t *testing.T) {
 	put(0)
 	r := read(t, s.Store)
 	r.waitFor(t, "the list", func() error {
-		if r.lists != 1 {
+		if r.lists == 0 {
 			return errors.New("not yet")
 		}
 		return nil
@@ -108,25 +108,32 @@ func TestDoubtMendsWhatTheWatchLost(t *testing.T) {
 		func([]*clientv3.Event) []*clientv3.Event { return nil },
 		func(e []*clientv3.Event) []*clientv3.Event { return e[1:] },
 	} {
-		l.spoil(spoil)
-		put(2*n + 1)
-		put(2*n + 2)
-		r.waitFor(t, "what was not lost", func() error {
-			if _, ok := r.entries[key(2*n+2)]; !ok {
-				return errors.New("not yet")
+		// On a machine that is busy with other things a watch may pass for dead, and a list mends it.
+		for try := 0; ; try++ {
+			at := 100*n + 2*try
+			l.spoil(spoil)
+			put(at + 1)
+			put(at + 2)
+			r.waitFor(t, "what was not lost", func() error {
+				if _, ok := r.entries[key(at+2)]; !ok {
+					return errors.New("not yet")
+				}
+				return nil
+			})
+			if err := r.differs(t, s.Store); err != nil {
+				break
 			}
-			return nil
-		})
-		if err := r.differs(t, s.Store); err == nil {
-			t.Fatal("nothing was lost: the test shows nothing")
+			if try == 10 {
+				t.Fatal("nothing was lost: the test shows nothing")
+			}
 		}
 		s.Doubt()
 		testkit.Eventually(t, ctx, "the reader is as the store again", func() error { return r.differs(t, s.Store) })
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.lists != 3 {
-		t.Errorf("%d lists, want the first and one for each doubt", r.lists)
+	if r.lists < 3 {
+		t.Errorf("%d lists, want the first and one for each doubt at least", r.lists)
 	}
 }
 

@@ -208,7 +208,7 @@ func TestWhatIsLeftOfAPublishThatWasGivenUpGoes(t *testing.T) {
 	ctx := testkit.Context(t)
 	a, other := srv.replica(t, ""), srv.replica(t, "")
 	m := member(a.Store, "a", "east")
-	m.ttl = 20 * time.Second // outlives the silence
+	m.ttl = time.Minute // outlives the silence
 	term := openOffice(t, m).term(t, ctx, "east", 1)
 	kept, lost := list("a b"), list("c")
 	publish(t, ctx, term, true, map[catalog.Name]List{cart: {Instances: kept}})

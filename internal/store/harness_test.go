@@ -196,10 +196,14 @@ func pump(ctx context.Context, to io.Writer, from io.Reader, g *gate) {
 func (w *wire) hold()    { w.requests.set(false); w.answers.set(false) }
 func (w *wire) release() { w.requests.set(true); w.answers.set(true) }
 
-// member makes a member with the shortest lease that etcd grants.
+// testTTL is longer than a machine that is busy with other things keeps a heartbeat waiting. Only who
+// dies without a word lets others wait for so long.
+const testTTL = 20 * time.Second
+
+// member makes a member that beats fast, with a lease that is not lost by chance.
 func member(s *Store, id string, clusters ...string) *Member {
 	m := s.Member(MemberConfig{ID: id, Address: id + ":7700", Clusters: clusters})
-	m.ttl, m.beat = time.Second, 100*time.Millisecond
+	m.ttl, m.beat = testTTL, 100*time.Millisecond
 	return m
 }
 
@@ -276,6 +280,7 @@ type reader struct {
 	at      int64
 	faults  []string
 	onEnd   func(revision int64)
+	onApply func(entries []Entry)
 }
 
 func read(t testing.TB, s *Store) *reader { return readTo(t, s, &reader{}) }
@@ -311,6 +316,9 @@ func (r *reader) Apply(entries []Entry, revision int64) {
 	if len(r.ids) == 0 {
 		r.fault("Apply before Begin")
 		return
+	}
+	if r.onApply != nil {
+		r.onApply(entries)
 	}
 	last := int64(0)
 	for _, e := range entries {
@@ -402,11 +410,12 @@ func wantStored(t testing.TB, s *Store, cluster, want string) {
 	}
 }
 
-func revision(t testing.TB, s *Store) int64 {
+func revision(t testing.TB, s *Store) (rev int64) {
 	t.Helper()
-	_, rev, err := s.identify(testkit.Context(t))
-	if err != nil {
-		t.Fatal(err)
-	}
+	ctx := testkit.Context(t)
+	testkit.Eventually(t, ctx, "the store says at which revision it is", func() (err error) {
+		_, rev, err = s.identify(ctx) // which does not wait long
+		return err
+	})
 	return rev
 }

@@ -20,8 +20,9 @@ const partBytes = 256 << 10
 
 // Found is what the owner before left.
 type Found struct {
-	// Instances are those listed, in no order.
+	// Instances are those listed, in no order, and Names the services, those without instances among them.
 	Instances []*catalog.Instance
+	Names     []catalog.Name
 	Holds     []*storev1.HoldGroup
 	Meta      *storev1.ClusterMeta // nil where there is none
 	// Whole says that this is what the owner before had published last: its first publish came to its
@@ -34,7 +35,8 @@ type Found struct {
 func (t *Term) Found(ctx context.Context) (f Found, err error) {
 	err = t.retry(ctx, func(context.Context) error {
 		f = Found{Meta: t.meta, Whole: t.synced != 0 && !t.rewrite}
-		for _, list := range t.services {
+		for n, list := range t.services {
+			f.Names = append(f.Names, n)
 			for _, s := range list {
 				// Of a slice that could not be read nobody knows what was in it.
 				f.Whole = f.Whole && !s.dirty

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -8,6 +9,8 @@ import (
 	"slices"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	storev1 "github.com/farcall/farcall/api/farcall/store/v1"
@@ -31,6 +34,28 @@ func (s *Store) identify(ctx context.Context) (id string, revision int64, err er
 		return "", resp.Header.GetRevision(), errNoID
 	}
 	return v.GetId(), resp.Header.GetRevision(), nil
+}
+
+// lacks reports whether a value that was read of the store is not part of its past: a store that was
+// restored from an older copy of itself soon counts as many revisions as before, but it is something
+// else that they brought. nil, and what was compacted away, cannot be told of.
+func (s *Store) lacks(ctx context.Context, kv *mvccpb.KeyValue) (bool, error) {
+	if kv == nil {
+		return false, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	resp, err := s.client.Get(ctx, string(kv.Key), clientv3.WithRev(kv.ModRevision))
+	switch {
+	case errors.Is(err, rpctypes.ErrCompacted):
+		return false, nil
+	case errors.Is(err, rpctypes.ErrFutureRev):
+		return true, nil
+	case err != nil:
+		return false, fmt.Errorf("read what was read before: %w", err)
+	}
+	same := len(resp.Kvs) == 1 && resp.Kvs[0].ModRevision == kv.ModRevision && bytes.Equal(resp.Kvs[0].Value, kv.Value)
+	return !same, nil
 }
 
 // found gives a store an id, where it has none or where it is still lost ("" for none), and a

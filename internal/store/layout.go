@@ -6,6 +6,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	catalogv1 "github.com/farcall/farcall/api/farcall/catalog/v1"
 	"github.com/farcall/farcall/internal/catalog"
 )
 
@@ -23,6 +24,17 @@ var sliceLimits = limits{instances: 100, bytes: 1<<20 - 4<<10}
 type slot struct {
 	inst *catalog.Instance
 	size int
+	// more is the stored record, where a newer version said more of the instance than inst holds. It
+	// stands for as long as nothing that this version can see of the instance changes.
+	more *catalogv1.Instance
+}
+
+// proto gives the instance as it is written.
+func (s slot) proto() *catalogv1.Instance {
+	if s.more != nil {
+		return s.more
+	}
+	return s.inst.Proto()
 }
 
 func byIdentity(a, b slot) int { return cmp.Compare(a.inst.Instance, b.inst.Instance) }

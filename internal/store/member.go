@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -46,6 +47,10 @@ type MemberConfig struct {
 	Address string
 	// Clusters are those of its configuration: it may own them.
 	Clusters []string
+	// Demand, where not nil, gives the least epoch under which what this replica reads lets the owner
+	// of a cluster be believed, 0 where any will do. It is called from several goroutines and must not
+	// block.
+	Demand func(cluster string) uint64
 }
 
 // Member takes part in the federation: it keeps the replica's heartbeat and owns clusters.
@@ -101,11 +106,14 @@ func (m *Member) Run(ctx context.Context, hold func(context.Context, *Term) erro
 		return stopError(ctx, fmt.Errorf("store: member: %w", err))
 	}
 	defer leave()
-	var pauses backoff
+	pauses := m.store.backoff()
 	failed := false
 	for ctx.Err() == nil {
 		s := newSession(m, hold)
 		err := s.open(ctx)
+		if ctx.Err() == nil && !errors.Is(err, errReplicaTaken) {
+			m.store.wrote(err)
+		}
 		if err == nil {
 			pauses.reset()
 			m.store.log.Info("replica takes part", "replica", m.cfg.ID, "lease", int64(s.lease))
@@ -123,7 +131,7 @@ func (m *Member) Run(ctx context.Context, hold func(context.Context, *Term) erro
 			m.store.log.Warn("replica does not take part", "replica", m.cfg.ID, "error", err)
 		}
 		failed = true
-		pauses.wait(ctx)
+		pauses.after(ctx, err)
 	}
 	return nil
 }
@@ -151,10 +159,30 @@ func (m *Member) RaiseEpoch(cluster string, epoch uint64) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.raised[cluster] = max(m.raised[cluster], epoch)
+	if epoch > m.raised[cluster] {
+		m.raised[cluster] = epoch
+	}
 	if t := m.terms[cluster]; t != nil && t.epoch.Load() != 0 && t.epoch.Load() < epoch {
 		t.end(errEpochRaised)
 	}
+}
+
+// learn raises the epochs to what is read to be demanded here.
+func (m *Member) learn() {
+	if m.cfg.Demand == nil {
+		return
+	}
+	for _, c := range m.cfg.Clusters {
+		m.RaiseEpoch(c, m.cfg.Demand(c))
+	}
+}
+
+// demanded gives the epochs that are to be told to the other replicas, one of which may own what this
+// one knows of.
+func (m *Member) demanded() map[string]uint64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return maps.Clone(m.raised)
 }
 
 // nextTick is the tick of the next heartbeat: beats since the start, so that beats that could

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -106,13 +107,9 @@ func TestClustersAreSharedAndHandedOver(t *testing.T) {
 	late := openOffice(t, member(s, second, "east", "its-own"))
 	term := late.term(t, ctx, "east", 1)
 	publish(t, ctx, term, true, one("a b"))
-	// The preferred one comes: the other resigns, nobody waits for a lease.
-	begin := time.Now()
+	// The preferred one comes: the other resigns. It lives on, so that nobody could wait for its lease.
 	early := openOffice(t, member(s, first, "east"))
 	taken := early.term(t, ctx, "east", 1)
-	if took := time.Since(begin); took > 5*time.Second {
-		t.Errorf("the hand-over took %v", took)
-	}
 	if cause := context.Cause(term.ctx); !errors.Is(cause, errPreferred) {
 		t.Errorf("the term ended because of %v", cause)
 	}
@@ -144,21 +141,15 @@ func TestTakeOverOfADeadReplicasClusters(t *testing.T) {
 	first, second := loser("east", "a", "b")
 	dying, next := srv.replica(t, ""), srv.replica(t, "")
 	m := member(dying.Store, first, "east")
-	m.ttl, m.beat = leaseTTL, beatInterval
+	m.ttl = testTTL / 2 // which is waited for
 	old := openOffice(t, m)
 	term := old.term(t, ctx, "east", 1)
 	publish(t, ctx, term, true, one("a b"))
-	n := member(next.Store, second, "east")
-	n.ttl, n.beat = leaseTTL, beatInterval
-	heir := openOffice(t, n)
+	heir := openOffice(t, member(next.Store, second, "east"))
 
 	// No packet comes or goes: as after SIGKILL, or SIGSTOP, or a cable that was pulled.
 	dying.wire.hold()
-	begin := time.Now()
 	taken := heir.term(t, ctx, "east", 1)
-	if took := time.Since(begin); took > 5*time.Second {
-		t.Errorf("the take-over took %v", took)
-	}
 	publish(t, ctx, taken, true, one("a b:2"))
 	wantStored(t, next.Store, "east", fmt.Sprintf("cart/0 e%d: a b:2", taken.Epoch()))
 
@@ -214,7 +205,7 @@ func TestTwoReplicasOfOneIDDoNotBothTakePart(t *testing.T) {
 	first := openOffice(t, member(s, "twin", "east"))
 	term := first.term(t, ctx, "east", 1)
 	second := openOffice(t, member(s, "twin", "west"))
-	// Longer than the lease: it is no leftover.
+	// For many beats of both.
 	if !pause(ctx, 2*time.Second) || term.ctx.Err() != nil || len(second.all()) != 0 {
 		t.Fatalf("the first one's term ended (%v), or the second has %d", context.Cause(term.ctx), len(second.all()))
 	}
@@ -237,11 +228,8 @@ func TestEmbeddedStartRevokesWhatACrashLeft(t *testing.T) {
 	}
 	stop()
 	s, _ = embeddedStore(t, dir)
-	begin := time.Now()
+	// Longer than this test may last, somebody would wait for that lease.
 	openOffice(t, member(s, "a", "east")).term(t, ctx, "east", 1)
-	if took := time.Since(begin); took > 2*time.Second {
-		t.Errorf("it took %v to own again", took)
-	}
 	left, err := s.client.Leases(ctx)
 	if err != nil || slices.ContainsFunc(left.Leases, func(l clientv3.LeaseStatus) bool { return l.ID == lease.ID }) {
 		t.Errorf("the stale lease is there: %v, %v", left, err)
@@ -259,14 +247,21 @@ func TestAWipedStoreEndsTermsAndFillsAgainAboveTheOldEpoch(t *testing.T) {
 	if _, err := a.client.Delete(ctx, "/", clientv3.WithPrefix()); err != nil {
 		t.Fatal(err)
 	}
-	again := o.term(t, ctx, "east", 2)
+	// One that begins before somebody has given the store a new id ends with that.
+	var again *Term
+	testkit.Eventually(t, ctx, "a later term writes", func() error {
+		all := o.all()
+		if again = all[len(all)-1]; again == term {
+			return errors.New("there is none")
+		}
+		return again.Publish(ctx, one("a b"), true)
+	})
 	if term.ctx.Err() == nil {
 		t.Error("the term outlived its store")
 	}
 	if again.Epoch() <= term.Epoch() {
 		t.Errorf("epoch %d after %d: the directory forgot", again.Epoch(), term.Epoch())
 	}
-	publish(t, ctx, again, true, one("a b"))
 	wantStored(t, a.Store, "east", fmt.Sprintf("cart/0 e%d: a b", again.Epoch()))
 }
 
@@ -294,6 +289,41 @@ func TestRaisedEpochIsTakenAboveAndEverythingIsRewritten(t *testing.T) {
 	wantStored(t, s, "east", "cart/0 e5: a b")
 	publish(t, ctx, again, true, one("a b"))
 	wantStored(t, s, "east", "cart/0 e41: a b")
+}
+
+// What one replica is told that readers demand reaches the one that owns the cluster.
+func TestDemandedEpochReachesTheOwner(t *testing.T) {
+	srv := startServer(t)
+	ctx := testkit.Context(t)
+	a, b := srv.replica(t, ""), srv.replica(t, "")
+	oa := openOffice(t, member(a.Store, "a", "east"))
+	first := oa.term(t, ctx, "east", 1)
+	publish(t, ctx, first, true, one("a b"))
+	other := b.Member(MemberConfig{ID: "b", Address: "b:7700", Clusters: []string{"west"}})
+	other.ttl, other.beat = testTTL, 100*time.Millisecond
+	openOffice(t, other)
+	other.RaiseEpoch("east", 7)
+	if again := oa.term(t, ctx, "east", 2); again.Epoch() <= 7 {
+		t.Errorf("epoch %d, though 7 is demanded", again.Epoch())
+	}
+}
+
+// What a replica reads itself counts before its first term.
+func TestOwnDemandIsHeeded(t *testing.T) {
+	s, _ := embeddedStore(t, t.TempDir())
+	ctx := testkit.Context(t)
+	var demand atomic.Uint64
+	demand.Store(3)
+	m := s.Member(MemberConfig{ID: "a", Address: "a:7700", Clusters: []string{"east"}, Demand: func(string) uint64 { return demand.Load() }})
+	m.ttl, m.beat = testTTL, 100*time.Millisecond
+	o := openOffice(t, m)
+	if e := o.term(t, ctx, "east", 1).Epoch(); e != 4 {
+		t.Errorf("epoch %d, want 4", e)
+	}
+	demand.Store(9)
+	if e := o.term(t, ctx, "east", 2).Epoch(); e != 10 {
+		t.Errorf("epoch %d, want 10", e)
+	}
 }
 
 func TestRewritingSurvivesAnOwnerThatDidNotFinish(t *testing.T) {

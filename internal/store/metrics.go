@@ -10,6 +10,7 @@ import (
 // configuration's.
 type metrics struct {
 	up            prometheus.Gauge
+	writable      prometheus.Gauge
 	turns         prometheus.Counter
 	relists       *prometheus.CounterVec // reason
 	watchEntries  prometheus.Counter
@@ -42,6 +43,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	}
 	m := &metrics{
 		up:               gauge("up", "1 while the store answers, else 0."),
+		writable:         gauge("writable", "1 while this replica's heartbeats can be written, else 0."),
 		turns:            counter("server_turns_total", "Turns from one etcd server to the next because a request failed."),
 		relists:          vec("relists_total", "Lists of the whole federation, by what made them necessary.", "reason"),
 		watchEntries:     counter("watch_entries_total", "Entries brought to readers, by list or watch."),
@@ -64,7 +66,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		return m, nil
 	}
 	var errs []error
-	for _, c := range []prometheus.Collector{m.up, m.turns, m.relists, m.watchEntries, m.txns, m.valuesPut, m.valuesGone,
+	for _, c := range []prometheus.Collector{m.up, m.writable, m.turns, m.relists, m.watchEntries, m.txns, m.valuesPut, m.valuesGone,
 		m.corrupt, m.refused, m.recoveries, m.epochsRefused, m.heartbeats, m.sessions, m.terms, m.owned,
 		m.policyWrites, m.policiesRestored, m.copyErrors} {
 		errs = append(errs, reg.Register(c))

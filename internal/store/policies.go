@@ -297,9 +297,14 @@ func (at *marked) still() []clientv3.Cmp {
 	}
 }
 
-// mark gives the write of the marker.
+// mark gives the write of the marker. What a newer version said there stays: every replica writes it.
 func (at *marked) mark(revision, restored uint64) (clientv3.Op, error) {
-	b, err := keys.Encode(&storev1.PoliciesSynced{Revision: revision, Restored: restored})
+	marker := &storev1.PoliciesSynced{}
+	if at.marker != nil {
+		marker = proto.CloneOf(at.marker)
+	}
+	marker.Revision, marker.Restored, marker.Store = revision, restored, ""
+	b, err := keys.Encode(marker)
 	if err != nil {
 		return clientv3.Op{}, err
 	}

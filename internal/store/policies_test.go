@@ -259,7 +259,7 @@ func TestPolicyWriteWhoseAnswerIsLost(t *testing.T) {
 	losing := func(at uint64) Condition {
 		lose := sync.OnceFunc(func() {
 			r.wire.answers.set(false)
-			timer := time.AfterFunc(1500*time.Millisecond, func() { r.wire.answers.set(true) })
+			timer := time.AfterFunc(askTimeout+askTimeout/10, func() { r.wire.answers.set(true) })
 			t.Cleanup(func() { timer.Stop() })
 		})
 		return Condition{IfRevision: &at, Agree: func(context.Context, uint64) error { lose(); return nil }}

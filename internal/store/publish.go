@@ -229,7 +229,7 @@ func (t *Term) encode(s step) (ops []clientv3.Op, size int, err error) {
 			Instances: make([]*catalogv1.Instance, 0, len(p.slots)),
 		}
 		for _, sl := range p.slots {
-			msg.Instances = append(msg.Instances, sl.inst.Proto())
+			msg.Instances = append(msg.Instances, sl.proto())
 		}
 		value, err := keys.Encode(msg)
 		if err != nil {

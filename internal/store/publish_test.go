@@ -186,9 +186,8 @@ func TestTakeOverKeepsLayoutAndEpochOfWhatDidNotChange(t *testing.T) {
 
 func TestReadersMissNobodyWhileALargeListChanges(t *testing.T) {
 	t.Parallel()
-	s, _ := embeddedStore(t, t.TempDir())
+	s, term := stillTerm(t)
 	ctx := testkit.Context(t)
-	term := openOffice(t, member(s, "a", "east")).term(t, ctx, "east", 1)
 	// About 60 KiB of metadata each: a slice takes 17 by size, a transaction one slice.
 	r := rand.New(rand.NewPCG(1, 1))
 	fat := func(i int) *catalog.Instance {
@@ -228,7 +227,7 @@ func TestReadersMissNobodyWhileALargeListChanges(t *testing.T) {
 	}
 	from := revision(t, s)
 	publish(t, ctx, term, false, map[catalog.Name]List{cart: {Instances: next}})
-	for rev := from; rev <= revision(t, s); rev++ {
+	for rev, to := from, revision(t, s); rev <= to; rev++ {
 		at, err := s.client.Get(ctx, s.schema.Services("east"), clientv3.WithPrefix(), clientv3.WithRev(rev))
 		if err != nil {
 			t.Fatal(err)
@@ -326,7 +325,7 @@ func TestPublishGoesOnWhenTheAnswerWasLost(t *testing.T) {
 	ctx := testkit.Context(t)
 	a, other := srv.replica(t, ""), srv.replica(t, "")
 	m := member(a.Store, "a", "east")
-	m.ttl = 20 * time.Second // outlives the silence
+	m.ttl = time.Minute // outlives the silence
 	term := openOffice(t, m).term(t, ctx, "east", 1)
 	publish(t, ctx, term, true, one("a b"))
 	was := term.renewed
@@ -391,7 +390,7 @@ func TestPublishEndsWithItsContext(t *testing.T) {
 	if err := term.Publish(short, one("a"), true); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("got %v", err)
 	}
-	if took := time.Since(begin); took > 2*time.Second {
+	if took := time.Since(begin); took > 30*time.Second {
 		t.Errorf("it took %v to give up", took)
 	}
 	a.wire.release()

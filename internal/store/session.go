@@ -149,6 +149,7 @@ func (s *session) look(ctx context.Context, beat bool) error {
 		clientv3.OpGet(s.store.schema.Owners(), clientv3.WithPrefix()),
 	}
 	if beat {
+		s.m.learn()
 		tick := s.m.nextTick()
 		value, err := s.heartbeat(tick)
 		if err != nil {
@@ -173,6 +174,9 @@ func (s *session) look(ctx context.Context, beat bool) error {
 		return nil
 	}
 	s.count(beat, "ok")
+	if beat {
+		s.store.wrote(nil)
+	}
 	if s.silent {
 		s.store.log.Info("heartbeat is written again", "replica", s.m.cfg.ID)
 	}
@@ -194,6 +198,7 @@ func (s *session) failed(ctx context.Context, beat bool, err error) {
 		s.store.log.Warn("heartbeat cannot be written", "replica", s.m.cfg.ID, "error", err)
 	}
 	s.silent = true
+	s.store.wrote(err)
 }
 
 func (s *session) count(beat bool, outcome string) {
@@ -214,6 +219,7 @@ func (s *session) heartbeat(tick uint64) (string, error) {
 		Confirmed: s.m.confirmed(tick),
 		Address:   s.m.cfg.Address,
 		Clusters:  s.m.cfg.Clusters,
+		Epochs:    s.m.demanded(),
 	})
 	if err != nil {
 		return "", fmt.Errorf("store: heartbeat: %w", err)
@@ -233,9 +239,19 @@ func (s *session) live(replicas *etcdserverpb.RangeResponse) map[string][]string
 		// A heartbeat that cannot be read makes nobody alive.
 		if keys.Decode(kv.Value, &r) == nil && r.GetId() == k.Replica {
 			live[k.Replica] = r.GetClusters()
+			s.heed(r.GetEpochs())
 		}
 	}
 	return live
+}
+
+// heed takes what another replica knows to be demanded of the owners of clusters.
+func (s *session) heed(epochs map[string]uint64) {
+	for _, c := range s.m.cfg.Clusters {
+		if epoch := epochs[c]; epoch > 0 {
+			s.m.RaiseEpoch(c, epoch)
+		}
+	}
 }
 
 // act starts and ends terms by what the store says.
@@ -256,7 +272,7 @@ func (s *session) act(ctx context.Context, live map[string][]string, owners *etc
 		t := s.terms[c]
 		mine := preferred(c, live) == s.m.cfg.ID
 		switch {
-		case t != nil && (!has || o.created != t.fence):
+		case t != nil && (!has || o.created != t.fence || o.lease != s.lease):
 			t.end(ErrNotOwner)
 		case t != nil && !mine:
 			t.end(errPreferred)

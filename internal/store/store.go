@@ -18,6 +18,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -78,6 +79,12 @@ type EtcdConfig struct {
 type Deps struct {
 	Log     *slog.Logger
 	Metrics prometheus.Registerer
+	// Dial, where not nil, is how an external etcd is reached in the place of connections to its
+	// endpoints. Run closes what it returns. storetest has one to an etcd in memory.
+	Dial func() (*clientv3.Client, error)
+	// Jitter, where not nil, decides in the place of chance how much of a time is waited, from
+	// nothing to all but all of it: with that, what happens can be repeated.
+	Jitter func(time.Duration) time.Duration
 }
 
 // Store is one federation's part of an etcd. All methods but Run may be called by any
@@ -87,9 +94,13 @@ type Store struct {
 	schema  keys.Schema
 	log     *slog.Logger
 	metrics *metrics
+	dial    func() (*clientv3.Client, error) // nil: to the endpoints
+	jitter  func(time.Duration) time.Duration
 	// Run sets these two before connected is closed.
 	epochs   *epochs
 	policies *policyCopy
+
+	unwritten atomic.Pointer[error] // why the last heartbeat could not be written
 
 	restoring chan struct{} // holds a token while policies are written back
 	connected chan struct{} // closed once client is set
@@ -136,6 +147,8 @@ func New(cfg Config, deps Deps) (*Store, error) {
 		schema:    schema,
 		log:       log,
 		metrics:   m,
+		dial:      deps.Dial,
+		jitter:    deps.Jitter,
 		epochs:    &epochs{},
 		policies:  &policyCopy{},
 		restoring: make(chan struct{}, 1),
@@ -181,7 +194,7 @@ func (s *Store) Run(ctx context.Context) error {
 			return stopError(ctx, fmt.Errorf("store: %w", err))
 		}
 	} else {
-		if s.client, err = dial(s.cfg.Etcd, s.log, s.metrics); err != nil {
+		if s.client, err = s.connect(); err != nil {
 			return fmt.Errorf("store: %w", err)
 		}
 		defer s.client.Close()
@@ -192,6 +205,14 @@ func (s *Store) Run(ctx context.Context) error {
 	}
 	s.evict()
 	return nil
+}
+
+// connect makes the client of an external etcd.
+func (s *Store) connect() (*clientv3.Client, error) {
+	if s.dial != nil {
+		return s.dial()
+	}
+	return dial(s.cfg.Etcd, s.log, s.metrics)
 }
 
 // openDir opens the data directory and what it remembers; nil where there is none.

@@ -131,6 +131,7 @@ func (t *Term) open() error {
 
 func (t *Term) setEpoch() error {
 	m := t.session.m
+	m.learn()
 	m.setTerm(t.cluster, t)
 	// Under the lock, so that a report either counts here or ends the term.
 	m.mu.Lock()
@@ -160,7 +161,7 @@ func (t *Term) resign() {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.ctx), resignTimeout)
 	defer cancel()
 	_, err := t.store.client.Txn(ctx).
-		If(clientv3.Compare(clientv3.CreateRevision(t.ownKey), "=", t.fence)).
+		If(t.ours()...).
 		Then(clientv3.OpDelete(t.ownKey)).Commit()
 	if err != nil {
 		t.store.log.Debug("owner key is left to the lease", "cluster", t.cluster, "error", err)
@@ -182,7 +183,7 @@ func (t *Term) retry(ctx context.Context, do func(context.Context) error) error 
 	if t.ctx.Err() != nil || ctx.Err() != nil {
 		return t.over(ctx) // even if there were nothing to write
 	}
-	var pauses backoff
+	pauses := t.store.backoff()
 	for failed := false; ; {
 		err := t.attempt(ctx, do)
 		switch {
@@ -199,7 +200,7 @@ func (t *Term) retry(ctx context.Context, do func(context.Context) error) error 
 			t.store.log.Warn("cluster cannot be written: trying on", "cluster", t.cluster, "error", err)
 		}
 		failed = true
-		if !pauses.wait(ctx) {
+		if !pauses.after(ctx, err) {
 			return t.over(ctx)
 		}
 	}
@@ -233,8 +234,7 @@ func (t *Term) commit(ctx context.Context, ops []clientv3.Op) error {
 	rctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
 	txn, err := t.store.client.Txn(rctx).If(
-		clientv3.Compare(clientv3.CreateRevision(t.ownKey), "=", t.fence),
-		clientv3.Compare(clientv3.ModRevision(t.ownKey), "=", t.renewed),
+		append(t.ours(), clientv3.Compare(clientv3.ModRevision(t.ownKey), "=", t.renewed))...,
 	).Then(ops...).Else(clientv3.OpGet(t.ownKey)).Commit()
 	if err == nil && !txn.Succeeded {
 		err = t.refusal(txn)
@@ -249,6 +249,16 @@ func (t *Term) commit(ctx context.Context, ops []clientv3.Op) error {
 	return nil
 }
 
+// ours holds while the owner key is the one that this term took. Revisions alone do not tell: those of
+// a store that was wiped begin anew, and others take their owner keys at much the same ones. No two
+// leases are the same.
+func (t *Term) ours() []clientv3.Cmp {
+	return []clientv3.Cmp{
+		clientv3.Compare(clientv3.CreateRevision(t.ownKey), "=", t.fence),
+		clientv3.Compare(clientv3.LeaseValue(t.ownKey), "=", t.session.lease),
+	}
+}
+
 // recover makes sure of what the store holds. It renews the owner key first: whatever this
 // term has sent and is still on its way compares the old one and comes to nothing.
 func (t *Term) recover(ctx context.Context) error {
@@ -259,7 +269,7 @@ func (t *Term) recover(ctx context.Context) error {
 		return err
 	}
 	txn, err := t.store.client.Txn(rctx).
-		If(clientv3.Compare(clientv3.CreateRevision(t.ownKey), "=", t.fence)).
+		If(t.ours()...).
 		Then(clientv3.OpPut(t.ownKey, string(value), clientv3.WithLease(t.session.lease))).
 		Else(clientv3.OpGet(t.ownKey)).Commit()
 	if err == nil && !txn.Succeeded {
@@ -284,7 +294,7 @@ func (t *Term) recover(ctx context.Context) error {
 // refusal tells a fence that is another's from one that only moved.
 func (t *Term) refusal(txn *clientv3.TxnResponse) error {
 	kvs := txn.Responses[0].GetResponseRange().GetKvs()
-	if len(kvs) == 1 && kvs[0].CreateRevision == t.fence {
+	if len(kvs) == 1 && kvs[0].CreateRevision == t.fence && clientv3.LeaseID(kvs[0].Lease) == t.session.lease {
 		return errFenceMoved
 	}
 	return fmt.Errorf("cluster %s: %w", t.cluster, ErrNotOwner)
@@ -375,7 +385,11 @@ func (t *Term) loadSlice(k keys.Key, value []byte) (slice, bool) {
 		if i.Cluster != k.Cluster || i.Name != k.Name {
 			return slice{index: k.Slice, dirty: true}, false
 		}
-		s.add(slot{inst: i, size: proto.Size(p) + 4})
+		sl := slot{inst: i, size: proto.Size(p) + 4}
+		if catalog.SaysMore(p) {
+			sl.more = p
+		}
+		s.add(sl)
 	}
 	slices.SortStableFunc(s.slots, byIdentity)
 	return s, true

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -64,7 +65,7 @@ func (s *Store) Watch(ctx context.Context, to Sink) error {
 	if err := s.reach(ctx); err != nil {
 		return stopError(ctx, fmt.Errorf("store: watch: %w", err))
 	}
-	w := &watcher{store: s, to: to, reason: "start"}
+	w := &watcher{store: s, to: to, reason: "start", backoff: s.backoff()}
 	for {
 		err := w.follow(ctx)
 		if ctx.Err() != nil {
@@ -89,6 +90,9 @@ type watcher struct {
 	doubted <-chan struct{} // closed when somebody doubts what was brought since the last list was begun
 	// seen is the revision up to which the sink knows everything.
 	seen atomic.Int64
+	// last is the youngest value among what the sink was brought of this store, and past the one that
+	// was so when the store was last known to have it in its past.
+	last, past atomic.Pointer[mvccpb.KeyValue]
 }
 
 // lost notes why a list or watch ended; it logs the first failure of a row only.
@@ -150,15 +154,19 @@ func (w *watcher) list(ctx context.Context) error {
 	if id != w.id {
 		w.id = id
 		w.seen.Store(0)
+		w.last.Store(nil)
+		w.past.Store(nil)
 	}
 	w.store.metrics.relists.WithLabelValues(w.reason).Inc()
 	w.doubted = w.store.doubts.wait()
 	w.to.Begin(id)
+	var youngest *mvccpb.KeyValue
 	root := w.store.schema.Root()
 	err = w.store.scan(ctx, root, rev, func(kvs []*mvccpb.KeyValue) {
 		entries := make([]Entry, 0, len(kvs))
 		for _, kv := range kvs {
 			entries = w.keep(entries, kv, false)
+			youngest = younger(youngest, kv)
 		}
 		w.to.Apply(entries, rev)
 	})
@@ -166,23 +174,44 @@ func (w *watcher) list(ctx context.Context) error {
 		return err
 	}
 	w.seen.Store(rev)
+	w.last.Store(youngest)
+	w.past.Store(youngest)
 	w.to.End(rev)
 	return nil
 }
 
 // identify asks for the store's id and revision. A store that kept its id but is behind what
-// was seen of it was restored from an older copy of itself. It is given a new id, so that
-// everybody, and not only who saw more of it, can tell that it is another one now.
+// was seen of it, or has come there by another way, was restored from an older copy of itself. It is
+// given a new id, so that everybody, and not only who saw more of it, can tell that it is another one
+// now.
 func (w *watcher) identify(ctx context.Context) (string, int64, error) {
-	seen := w.seen.Load()
+	seen, last, past := w.seen.Load(), w.last.Load(), w.past.Load()
 	id, rev, err := w.store.identify(ctx)
-	if err != nil || id != w.id || rev >= seen {
+	if err != nil || id != w.id {
 		return id, rev, err
+	}
+	if rev >= seen {
+		lacks, err := w.store.lacks(ctx, past)
+		if err == nil && !lacks {
+			// Not before: what came since may be of the past of another copy already.
+			w.past.Store(last)
+		}
+		if err != nil || !lacks {
+			return id, rev, err
+		}
 	}
 	if err := w.store.found(ctx, id); err != nil {
 		return "", 0, err
 	}
 	return "", 0, fmt.Errorf("%w: revision %d after %d", errOtherStore, rev, seen)
+}
+
+// younger gives the one of two values that was written later; was may be nil.
+func younger(was, is *mvccpb.KeyValue) *mvccpb.KeyValue {
+	if was == nil || is.ModRevision > was.ModRevision {
+		return is
+	}
+	return was
 }
 
 // scan reads a prefix at one revision, page by page.
@@ -225,7 +254,7 @@ func (w *watcher) watch(ctx context.Context) error {
 			if err := resp.Err(); err != nil {
 				return fmt.Errorf("watch: %w", err)
 			}
-			if err := w.take(&resp); err != nil {
+			if err := w.take(ctx, &resp); err != nil {
 				return err
 			}
 		}
@@ -234,7 +263,7 @@ func (w *watcher) watch(ctx context.Context) error {
 
 // take brings one response of the watch to the sink. Its revision is that of its last event:
 // the header's may be ahead of events that are still to come.
-func (w *watcher) take(resp *clientv3.WatchResponse) error {
+func (w *watcher) take(ctx context.Context, resp *clientv3.WatchResponse) error {
 	seen := w.seen.Load()
 	if len(resp.Events) == 0 {
 		rev := resp.Header.GetRevision()
@@ -249,6 +278,13 @@ func (w *watcher) take(resp *clientv3.WatchResponse) error {
 		}
 		return nil
 	}
+	if slices.ContainsFunc(resp.Events, func(ev *clientv3.Event) bool {
+		return ev.Type == clientv3.EventTypeDelete && w.store.lists(string(ev.Kv.Key))
+	}) {
+		if err := w.still(ctx); err != nil {
+			return err
+		}
+	}
 	entries := make([]Entry, 0, len(resp.Events))
 	for _, ev := range resp.Events {
 		if string(ev.Kv.Key) == w.store.schema.Format(keys.Key{Kind: keys.Store}) {
@@ -257,11 +293,33 @@ func (w *watcher) take(resp *clientv3.WatchResponse) error {
 			}
 		}
 		entries = w.keep(entries, ev.Kv, ev.Type == clientv3.EventTypeDelete)
+		if ev.Type != clientv3.EventTypeDelete {
+			w.last.Store(younger(w.last.Load(), ev.Kv))
+		}
 	}
 	rev := resp.Events[len(resp.Events)-1].Kv.ModRevision
 	w.to.Apply(entries, rev)
 	w.seen.Store(rev)
 	return nil
+}
+
+// lists reports whether a key is of a part of a cluster's lists, or of what describes and vouches for
+// them.
+func (s *Store) lists(key string) bool {
+	k, err := s.schema.Parse(key)
+	return err == nil && (k.Kind == keys.Slice || k.Kind == keys.Meta || k.Kind == keys.Synced)
+}
+
+// still checks that what the watch brought is of the store that was listed. The client connects anew
+// by itself, and goes on at its revision in whatever store is there by then: in one that was restored
+// meanwhile, that may be in the midst of its past. Values of the past are known by their epochs;
+// deletions have none.
+func (w *watcher) still(ctx context.Context) error {
+	id, _, err := w.identify(ctx)
+	if err == nil && id != w.id {
+		err = fmt.Errorf("%w: id %s became %s", errOtherStore, w.id, id)
+	}
+	return err
 }
 
 // same checks that a change of the store's id is none.

@@ -14,6 +14,9 @@ import (
 // goroutine only.
 type Daemon struct{ p *process }
 
+// complaints are the words of Go's runtime that no program of ours may ever log.
+var complaints = []string{"WARNING: DATA RACE", "panic: ", "fatal error: "}
+
 // Build builds commands (folders under root, with ./ before them) with the race detector into dir.
 func Build(root, dir string, folders ...string) error {
 	for _, name := range folders {
@@ -33,7 +36,7 @@ func NewDaemon(t testing.TB, path, name string, args ...string) *Daemon {
 	p := &process{t: t, name: name, path: path, args: args, dir: t.TempDir()}
 	t.Cleanup(func() {
 		p.kill()
-		if bad := p.logHas("WARNING: DATA RACE", "panic: ", "fatal error: "); bad != "" {
+		if bad := p.logHas(complaints...); bad != "" {
 			t.Errorf("%s's log says %q", name, bad)
 		}
 		if t.Failed() {
@@ -73,6 +76,20 @@ func (d *Daemon) Wait() error {
 		return nil
 	}
 }
+
+// Ended reports whether it has ended by itself, and how: nil for exit code 0.
+func (d *Daemon) Ended() (bool, error) {
+	if d.p.cmd == nil || !d.p.ended() {
+		return false, nil
+	}
+	return true, d.p.err
+}
+
+// Complaint gives the sign of a data race or a panic that is in its log, "" where there is none.
+func (d *Daemon) Complaint() string { return d.p.logHas(complaints...) }
+
+// LogFile is where its log is until the test ends.
+func (d *Daemon) LogFile() string { return d.p.logPath() }
 
 // Log returns what it has written last.
 func (d *Daemon) Log() string { return d.p.logTail() }

@@ -212,6 +212,12 @@ func (m *EtcdMember) Start() { m.proc.start() }
 // Pause stops the member's work (SIGSTOP): it accepts connections and answers nothing.
 func (m *EtcdMember) Pause() { m.proc.pause() }
 
+// Pid gives the number of its process, which must be running.
+func (m *EtcdMember) Pid() int { return m.proc.cmd.Process.Pid }
+
+// Running reports whether it was started and not killed since.
+func (m *EtcdMember) Running() bool { return m.proc.cmd != nil }
+
 // Resume ends a Pause.
 func (m *EtcdMember) Resume() { m.proc.signal(syscall.SIGCONT) }
 

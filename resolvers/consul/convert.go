@@ -41,15 +41,20 @@ func (s *service) on(nodes map[string]bool) bool {
 // place is where a registration stands: its node and its id there.
 type place struct{ node, id string }
 
-// askable reports whether a name survives as the end of a URL's path: Consul's HTTP server
-// would clean "a//b" or ".." and answer for something else.
-func askable(name string) bool { return name != "" && path.Clean("/"+name) == "/"+name }
+// askable reports whether Consul can be asked for a name: one that is too long to be a service's is of
+// no use, and Consul refuses a longer question or cuts it off; and one must survive as the end of a
+// URL's path: Consul's HTTP server would clean "a//b" or ".." and answer for something else.
+func askable(name string) bool {
+	return name != "" && len(name) <= catalog.MaxNameLength && path.Clean("/"+name) == "/"+name
+}
 
 // unaskable is the service that Consul lists under a name it cannot be asked for.
 func unaskable(name string) *service {
-	return &service{snap: catalog.Snapshot{Source: name, SetAside: []catalog.SetAside{{
-		Record: name, Reason: "the name cannot be part of a URL's path, so Consul cannot be asked for it",
-	}}}}
+	reason := "the name cannot be part of a URL's path, so Consul cannot be asked for it"
+	if len(name) > catalog.MaxNameLength {
+		reason = fmt.Sprintf("the name is too long: %d bytes, at most %d", len(name), catalog.MaxNameLength)
+	}
+	return &service{snap: catalog.Snapshot{Source: name, SetAside: []catalog.SetAside{{Record: plain(name, ""), Reason: reason}}}}
 }
 
 // convert makes the snapshot of one service out of Consul's answer for it. Consul looks names

@@ -197,6 +197,7 @@ func TestAskable(t *testing.T) {
 	for name, want := range map[string]bool{
 		"web": true, "a b": true, "a/b": true, "ü": true, "a%2fb": true, "a?b": true, "...": true,
 		"": false, ".": false, "..": false, "a//b": false, "a/../b": false, "/a": false, "a/": false,
+		strings.Repeat("n", catalog.MaxNameLength): true, strings.Repeat("n", catalog.MaxNameLength+1): false,
 	} {
 		if askable(name) != want {
 			t.Errorf("askable(%q) = %v", name, !want)

@@ -248,6 +248,25 @@ func TestOneBrokenServiceDoesNotHideTheOthers(t *testing.T) {
 	testkit.Eventually(t, within(t, 30*time.Second), "it is read in the end", rec.Shows(view(81, 81)...))
 }
 
+// TestANameThatIsTooLongIsNotAskedFor: no service of ours can have it, and a Consul that is asked for it
+// refuses the question or cuts the connection; it is set aside, and the others are read, at the
+// start and later.
+func TestANameThatIsTooLongIsNotAskedFor(t *testing.T) {
+	long := strings.Repeat("n", 2<<20)
+	s := newStub(t, "a", long)
+	rec, _ := run(t, Config{Address: s.addr()})
+	testkit.Eventually(t, within(t, 30*time.Second), "the other one is read", rec.Shows(shown("a", 80)))
+	s.set(func() { s.index++; s.ports = map[string]int{"a": 81, strings.Repeat("n", 300): 80} })
+	testkit.Eventually(t, within(t, 30*time.Second), "the other one's news is read", rec.Shows(shown("a", 81)))
+	updates, _, failures := rec.All()
+	if text := fmt.Sprint(failures); strings.Contains(text, "nnn") {
+		t.Errorf("it was asked for: %.300s", text)
+	}
+	if all := fmt.Sprint(updates[0].Snapshots); !strings.Contains(all, "too long") {
+		t.Errorf("nothing says that the name is too long: %.300s", all)
+	}
+}
+
 // TestAnotherRegistryAfterAFailure: what answers after a failure is looked at before it is
 // believed, so that an emptier Consul is never told as a removal.
 func TestAnotherRegistryAfterAFailure(t *testing.T) {

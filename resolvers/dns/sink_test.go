@@ -88,7 +88,7 @@ func run(t testing.TB, cfg Config, change ...func(*Resolver)) *record {
 
 func eventually(t testing.TB, what string, ok func() error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	testkit.Eventually(t, ctx, what, ok)
 }

@@ -92,13 +92,27 @@ func (i *Intake) adopt(now time.Time, dirty guard.Changes) {
 			if a.Unread && r.guard.Complete() {
 				continue
 			}
+			before := r.guard.Counts().Held
 			for n, ids := range r.adopt(now, a.Registries[r.name], gone) {
 				dirty[n] = append(dirty[n], ids...)
+			}
+			if r.guard.Counts().Held > before {
+				i.tellAdopted(now, r)
 			}
 		}
 	}
 	i.adopted = append(i.adopted, i.adoptions...)
 	i.adoptions = nil
+}
+
+// tellAdopted logs what is held of a registry since more of it was adopted: nothing was lost just now
+// that would be told of.
+func (i *Intake) tellAdopted(now time.Time, r *registry) {
+	held := r.guard.Holds()
+	oldest := slices.MinFunc(held, func(a, b guard.Hold) int { return a.Since.Compare(b.Since) })
+	last := slices.MaxFunc(held, func(a, b guard.Hold) int { return a.Until.Compare(b.Until) })
+	i.log.Warn("removals that were held before are held on", "registry", r.name, "held", len(held), "oldest", now.Sub(oldest.Since).Round(time.Second),
+		"ends_within", last.Until.Sub(now).Round(time.Second), "reason", oldest.Reason, "detail", oldest.Detail)
 }
 
 // addUnread adds a registry that nobody reads here, as one that is being retired. What it listed stays

@@ -1,7 +1,9 @@
 package intake
 
 import (
+	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -85,6 +87,37 @@ func TestANewLifeOnAnUnchangedRegistry(t *testing.T) {
 			t.Errorf("the first read changed %+v", ch)
 		}
 		next.inForce(t, "consul") // it states none any more, and holds nothing
+	})
+}
+
+// Whoever looks at the log of a new life finds what it goes on to hold, once.
+func TestHoldsThatAreAdoptedAreLogged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		res := newSaid()
+		b := begin(t, Registry{Name: "consul", Resolver: res}, Registry{Name: "dns", Resolver: newSaid()})
+		res.publish(update("cart: " + instances(9)))
+		res.publish(update("cart: 1"))
+		b.want(t, "default/cart: 1 7 8 9", 3)
+		pass(t, 40*time.Second)
+
+		log := &strings.Builder{}
+		next := prepare(t, nil, Registry{Name: "consul", Resolver: newSaid()}, Registry{Name: "dns", Resolver: newSaid()})
+		next.log = slog.New(slog.NewTextHandler(log, nil))
+		next.Adopt(Baseline{Registries: b.Believed()})
+		next.Adopt(Baseline{Registries: b.Believed(), Whole: true}) // of which nothing is new
+		next.run(t)
+		if next.held() != b.held() || next.Held() != 3 {
+			t.Fatalf("held is %q, want %q", next.held(), b.held())
+		}
+		lines := strings.Split(strings.TrimSpace(log.String()), "\n")
+		if len(lines) != 1 {
+			t.Fatalf("the log says\n%s", log)
+		}
+		for _, want := range []string{"level=WARN", "registry=consul", "held=3", "oldest=40s", "ends_within=20s", "reason=burst", "more than 5 removals"} {
+			if !strings.Contains(lines[0], want) {
+				t.Errorf("the log lacks %s: %s", want, lines[0])
+			}
+		}
 	})
 }
 
@@ -177,6 +210,59 @@ func TestAFewOfARegistryThatIsRenamed(t *testing.T) {
 				t.Errorf("%v were held", removed)
 			}
 		}
+	})
+}
+
+// Who is added may be deaf at first, and list nothing for it: what a registry listed that is not read
+// any more stays until each was read some more times, and where nobody is added, for a while.
+func TestWhoIsAddedMayBeDeaf(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		old := newSaid()
+		b := begin(t, Registry{Name: "consul", Resolver: old})
+		old.publish(update("cart: 1 2 3"))
+		want := func(next *bench, when string, n int) {
+			t.Helper()
+			synctest.Wait()
+			if got := len(next.cart()); got != n {
+				t.Errorf("%s %d are listed, want %d", when, got, n)
+			}
+		}
+		life := func() (*bench, *said) {
+			apps := newSaid()
+			next := prepare(t, nil, Registry{Name: "apps", Resolver: apps})
+			next.rounds = 2
+			next.Adopt(Baseline{Registries: b.Believed(), Whole: true})
+			next.run(t)
+			return next, apps
+		}
+		next, apps := life()
+		apps.publish(update())
+		link := newSaid()
+		if err := next.Add(Registry{Name: "mdns@10.8.0.0/24", Resolver: link}); err != nil {
+			t.Fatal(err)
+		}
+		pass(t, time.Hour)
+		want(next, "before the link was read", 3)
+		link.publish(update())
+		want(next, "when a deaf one has read it", 3)
+		pass(t, time.Second)
+		link.confirm()
+		want(next, "after a round", 3)
+		pass(t, time.Second)
+		link.fail(errors.New("no interface"))
+		want(next, "after a round that failed", 3)
+		pass(t, time.Second)
+		link.publish(update("cart: 2"))
+		want(next, "after two rounds", 1)
+
+		next, apps = life()
+		apps.publish(update())
+		pass(t, time.Minute-time.Second)
+		apps.confirm()
+		want(next, "without a link", 3)
+		pass(t, 2*time.Second)
+		apps.confirm()
+		want(next, "without a link for a minute", 0)
 	})
 }
 

@@ -52,8 +52,12 @@ type Config struct {
 	Cluster    string
 	Registries []Registry
 	// Open says that registries are added while it runs: none to begin with is no mistake.
-	Open  bool
-	Guard guard.Config
+	Open bool
+	// Rounds is how many more times than once each registry that is added must have been read before what
+	// a registry listed that nobody reads here any more is taken back: who reads for it may be deaf at
+	// first. Where none is added, it waits for Guard.Hold instead. 0: once is enough.
+	Rounds int
+	Guard  guard.Config
 }
 
 // Deps is what an Intake needs of its process. Several share one Metrics.
@@ -69,6 +73,7 @@ type Deps struct {
 type Intake struct {
 	cluster    string
 	open       bool
+	rounds     int
 	guardRules guard.Config
 	log        *slog.Logger
 	metrics    *Metrics
@@ -124,6 +129,7 @@ func New(cfg Config, deps Deps) (*Intake, error) {
 	i := &Intake{
 		cluster:    cfg.Cluster,
 		open:       cfg.Open,
+		rounds:     cfg.Rounds,
 		guardRules: cfg.Guard,
 		log:        deps.Log.With("cluster", cfg.Cluster),
 		metrics:    deps.Metrics,

@@ -74,7 +74,10 @@ func (i *Intake) read(r *registry, now time.Time, dirty guard.Changes) {
 		ours, unusable := r.translate(u)
 		mark(r.guard.Apply(now, ours, unusable...))
 	}
-	if r.stopped() && !r.emptied && !(r.unread && i.awaited()) {
+	if answered && h.Failure == nil && r.guard.Complete() {
+		r.answers++
+	}
+	if r.stopped() && !r.emptied && !(r.unread && i.awaited(r, now)) {
 		ours, _ := r.translate(catalog.Update{Full: true, Explicit: r.dropped})
 		mark(r.guard.Apply(now, ours))
 		r.emptied = true

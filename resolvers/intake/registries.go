@@ -8,6 +8,9 @@ import (
 	"math"
 	"slices"
 	"sync"
+	"time"
+
+	"github.com/farcall/farcall/internal/guard"
 )
 
 // added is the rank of registries that are not among the configured ones.
@@ -42,7 +45,7 @@ func (i *Intake) Add(cfg Registry) error {
 	}
 	if at >= 0 {
 		i.registries[at].cfg = cfg
-		i.registries[at].emptied, i.registries[at].dropped, i.registries[at].unread = false, false, false
+		i.registries[at].emptied, i.registries[at].dropped, i.registries[at].unread, i.registries[at].answers = false, false, false, 0
 	} else {
 		r := newRegistry(i, cfg, added)
 		to, _ := slices.BinarySearchFunc(i.registries, r, believedFirst)
@@ -111,10 +114,30 @@ func (r *registry) retired() bool { return r.cfg.Resolver == nil }
 // stopped reports whether the registry is retired and its resolver says no more.
 func (r *registry) stopped() bool { return r.retired() && r.running == nil }
 
-// awaited reports whether some registry that is read here was not read completely yet. The caller
-// holds i.mu.
-func (i *Intake) awaited() bool {
-	return slices.ContainsFunc(i.registries, func(r *registry) bool { return !r.retired() && !r.guard.Complete() })
+// awaited reports whether some registry that is read here, and may list what the unread one did, was
+// not read completely yet, or not often enough. The caller holds i.mu.
+func (i *Intake) awaited(unread *registry, now time.Time) bool {
+	links, deaf := false, false
+	for _, r := range i.registries {
+		if r.retired() {
+			continue
+		}
+		if !r.guard.Complete() {
+			return true
+		}
+		if r.rank == added {
+			links, deaf = true, deaf || r.answers <= i.rounds
+		}
+	}
+	switch {
+	case i.rounds == 0:
+		return false
+	case links:
+		return deaf
+	case unread.waits.IsZero():
+		unread.waits = now
+	}
+	return now.Sub(unread.waits) < cmp.Or(i.guardRules.Hold, guard.DefaultHold)
 }
 
 // standing reports whether there is a registry that is not retired.

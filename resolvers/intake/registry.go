@@ -7,6 +7,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"time"
 	"unicode"
 
 	"github.com/farcall/farcall/internal/catalog"
@@ -24,10 +25,12 @@ type registry struct {
 
 	cfg     Registry // its Resolver is the one that shall run: none where it is retired
 	guard   *guard.Registry
-	emptied bool     // what it listed was taken back, since it was retired
-	dropped bool     // it was retired by a person's word
-	unread  bool     // it was adopted only: what it listed stays until the others were read
-	running *running // its resolver under way, which may be one that shall no more run
+	emptied bool      // what it listed was taken back, since it was retired
+	dropped bool      // it was retired by a person's word
+	unread  bool      // it was adopted only: what it listed stays until the others were read
+	answers int       // how often it was read, since it was read completely
+	waits   time.Time // where it is unread: since when only Config.Rounds keep it
+	running *running  // its resolver under way, which may be one that shall no more run
 	heard   inbox.Heard
 	asides  asides
 	stated  strategies

@@ -75,6 +75,7 @@ type part struct {
 	snapshots []catalog.Snapshot
 	sizes     map[string]int // bytes by source
 	bytes     int
+	newer     int // instances of a health that this version does not know
 }
 
 // readContribution reads one message. An agent speaks for its own cluster: records that say
@@ -89,6 +90,11 @@ func readContribution(cluster string, m *feedv1.Contribution) (part, error) {
 		p.sizes[s.GetSource()] += size
 		p.bytes += size
 		p.snapshots = append(p.snapshots, readSnapshot(cluster, s))
+		for _, i := range s.GetInstances() {
+			if _, known := catalog.HealthFromProto(i.GetHealth()); !known {
+				p.newer++
+			}
+		}
 	}
 	return p, nil
 }

@@ -15,6 +15,7 @@ import (
 // Contributor is one live stream of an agent. Take is called by one goroutine at a time.
 type Contributor struct {
 	c      *Cluster
+	seat   *seat
 	node   string
 	number uint64 // of all that joined
 	joined time.Time
@@ -30,7 +31,9 @@ type Contributor struct {
 }
 
 // Join takes the place of a node for an agent of the cluster; who names it. A second live agent
-// under the same name is refused, as two would contradict each other for ever.
+// under the same name is refused, as two would contradict each other for ever. One of which nothing was
+// heard for as long as its word counts loses its place to it: that of a host that lost its power closes
+// no connection.
 func (c *Cluster) Join(now time.Time, who *feedv1.Contributor) (*Contributor, error) {
 	if n := len(who.GetIncarnation()); n == 0 || n > maxText {
 		return nil, status.Errorf(codes.InvalidArgument, "the contributor's incarnation has %d bytes: want 1 to %d", n, maxText)
@@ -38,15 +41,20 @@ func (c *Cluster) Join(now time.Time, who *feedv1.Contributor) (*Contributor, er
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	s := c.seats[who.GetNode()]
+	if s != nil && s.incarnation != who.GetIncarnation() && now.Sub(s.heard) > standingFor {
+		c.vacate(s, who.GetNode(), now)
+		s = nil
+	}
 	if s == nil {
 		s = &seat{incarnation: who.GetIncarnation(), contributors: map[*Contributor]struct{}{}}
 		c.seats[who.GetNode()] = s
 	} else if s.incarnation != who.GetIncarnation() {
-		return nil, status.Errorf(codes.AlreadyExists, "another agent contributes as node %q of cluster %q: give each its own `node`", who.GetNode(), c.name)
+		return nil, c.placeTaken(who.GetNode())
 	}
+	s.heard = now
 	c.joins++
 	x := &Contributor{
-		c: c, node: who.GetNode(), number: c.joins, joined: now,
+		c: c, seat: s, node: who.GetNode(), number: c.joins, joined: now,
 		links: map[string]struct{}{}, pending: map[string]*update{},
 		wake: make(chan struct{}, 1), grants: map[string]uint64{},
 	}
@@ -56,14 +64,28 @@ func (c *Cluster) Join(now time.Time, who *feedv1.Contributor) (*Contributor, er
 	return x, nil
 }
 
+// vacate takes a node's place from an agent that is silent. The caller holds mu.
+func (c *Cluster) vacate(s *seat, node string, now time.Time) {
+	c.log.Info("contributor is silent, and its place is its next life's", "node", node, "silent", now.Sub(s.heard).Round(time.Second))
+	s.lost = true
+	delete(c.seats, node)
+	for x := range s.contributors {
+		x.name(nil, now)
+		x.pending, x.bytes = map[string]*update{}, 0
+	}
+}
+
+func (c *Cluster) placeTaken(node string) error {
+	return status.Errorf(codes.AlreadyExists, "another agent contributes as node %q of cluster %q: give each its own `node`", node, c.name)
+}
+
 // Leave frees the place when the stream has ended. What the agent reported goes to another.
 func (x *Contributor) Leave(now time.Time) {
 	c := x.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	s := c.seats[x.node]
-	delete(s.contributors, x)
-	if len(s.contributors) == 0 {
+	delete(x.seat.contributors, x)
+	if len(x.seat.contributors) == 0 && !x.seat.lost {
 		delete(c.seats, x.node)
 	}
 	c.metrics.contributors.Set(float64(len(c.seats)))
@@ -73,6 +95,9 @@ func (x *Contributor) Leave(now time.Time) {
 
 // Take takes one message. An error, which is a gRPC status, ends the stream.
 func (x *Contributor) Take(now time.Time, req *feedv1.ContributeRequest) error {
+	if !x.hear(now) {
+		return x.c.placeTaken(x.node)
+	}
 	if req.GetStanding() != nil {
 		if err := x.stand(now, req.GetStanding()); err != nil {
 			return err
@@ -82,6 +107,14 @@ func (x *Contributor) Take(now time.Time, req *feedv1.ContributeRequest) error {
 		return x.contribute(now, req.GetContribution())
 	}
 	return nil
+}
+
+// hear notes that the agent said something, and reports whether its place is still its own.
+func (x *Contributor) hear(now time.Time) bool {
+	x.c.mu.Lock()
+	defer x.c.mu.Unlock()
+	x.seat.heard = now
+	return !x.seat.lost
 }
 
 // stand takes how the agent stands with its links, all of them.
@@ -151,6 +184,9 @@ func (x *Contributor) contribute(now time.Time, m *feedv1.Contribution) error {
 		x.forget(k.name)
 		u = &update{term: k.term, sizes: map[string]int{}}
 		x.pending[k.name] = u
+	}
+	for range part.newer {
+		c.metrics.drop(newHealth)
 	}
 	u.add(m, part)
 	x.bytes += part.bytes

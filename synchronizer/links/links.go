@@ -103,6 +103,8 @@ type Cluster struct {
 type seat struct {
 	incarnation  string
 	contributors map[*Contributor]struct{} // an agent may have several streams
+	heard        time.Time                 // when it said anything last
+	lost         bool                      // the place was given to the agent's next life
 }
 
 type goneLink struct {

@@ -555,6 +555,58 @@ func TestBadInput(t *testing.T) {
 	})
 }
 
+// An agent whose host lost its power leaves a stream that nobody closes: its next life has its place
+// once nothing was heard of it for as long as what it said counts, and reports what it did.
+func TestAPlaceOfWhichNothingIsHeardIsTaken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.start()
+		join := func(incarnation string, want codes.Code) *Contributor {
+			t.Helper()
+			x, err := w.c.Join(time.Now(), &feedv1.Contributor{Node: "node-a", Incarnation: incarnation})
+			if status.Code(err) != want {
+				t.Errorf("%s joins with %v, want %s", incarnation, err, want)
+			}
+			return x
+		}
+		stands := func(x *Contributor) error {
+			return x.Take(time.Now(), &feedv1.ContributeRequest{Standing: &feedv1.Standing{Links: []*feedv1.Link{{Name: "m", Complete: true, Age: durationpb.New(0)}}}})
+		}
+		old := join("i1", codes.OK)
+		if err := stands(old); err != nil {
+			t.Fatal(err)
+		}
+		if m := old.Next(); len(m.GetGrants()) != 1 || m.GetGrants()[0].GetTerm() == 0 {
+			t.Fatalf("it is told %v", m)
+		}
+		pass(standingFor)
+		join("i2", codes.AlreadyExists)
+		if err := stands(old); err != nil {
+			t.Fatal(err)
+		}
+		pass(standingFor)
+		join("i2", codes.AlreadyExists)
+		pass(time.Millisecond)
+		again := join("i2", codes.OK)
+		if err := stands(again); err != nil {
+			t.Fatal(err)
+		}
+		if m := again.Next(); len(m.GetGrants()) != 1 || m.GetGrants()[0].GetTerm() == 0 {
+			t.Errorf("the next life is told %v", m)
+		}
+		if err := stands(old); status.Code(err) != codes.AlreadyExists {
+			t.Errorf("the old one goes on after all: %v", err)
+		}
+		old.Leave(time.Now())
+		if got := w.c.Reporter("m"); got != "node-a" || w.c.Contributors() != 1 {
+			t.Errorf("when the old one leaves, %q reports, of %d", got, w.c.Contributors())
+		}
+		join("i1", codes.AlreadyExists)
+		again.Leave(time.Now())
+		join("i1", codes.OK).Leave(time.Now())
+	})
+}
+
 // Agents can make no more links than a cluster may have.
 func TestLinksAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -9,6 +9,7 @@ const (
 	tooLarge     = "too_large"      // above what one contributor or one link may hold
 	tooManyLinks = "too_many_links" // of a cluster
 	badLink      = "bad_link"       // its name cannot be a registry's
+	newHealth    = "unknown_health" // a health that this version does not know: it is taken for UNHEALTHY
 )
 
 // Metrics are those of the links of all clusters of one process.

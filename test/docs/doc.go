@@ -5,7 +5,8 @@
 //
 //	```sh                     typed into one shell per document, in a fresh copy of the checkout
 //	```sh until="some words"  the same, but it stays up: ^C once it has printed the words
-//	```sh needs="systemd"     cannot be run by a test; only its syntax is checked
+//	```sh needs="systemd"     cannot be run by a test; only its syntax is checked. What needs etcd is run
+//	                          by TestRealDocuments, which has one
 //	```console                "$ " lines as in sh, asked again for up to 30 s until they succeed and
 //	                          print what follows; ... stands for anything
 //	```yaml synchronizer      (or agent, policy, file, dapr) read as that configuration; with file=NAME it is also

@@ -157,8 +157,18 @@ func TestRealHoldsOutliveTheirProcesses(t *testing.T) {
 	e.sync.Start()
 	first := e.held("emptied while nobody looked")
 	e.until("west", 7, catalogv1.ClusterState_PROTECTED)
+	testkit.Eventually(t, e.ctx, "what the agent beside it holds is listed, too", func() error {
+		list, err := e.connect().ListHolds(e.ctx, &adminv1.ListHoldsRequest{Cluster: "west"})
+		if err != nil {
+			return err
+		}
+		if a := list.GetAgents(); len(a) != 1 || a[0].GetRegistry() != "consul" || a[0].GetInstances() != 7 || a[0].GetFollowed() != 7 || len(a[0].GetSome()) != 7 {
+			return fmt.Errorf("%v", a)
+		}
+		return nil
+	})
 	out, err := e.farcall("", "check")
-	if err != nil || !strings.Contains(out, "farcall holds release west --registry consul") {
+	if err != nil || !strings.Contains(out, "farcall holds release west --registry consul") || !strings.Contains(out, "which these agents follow") {
 		t.Errorf("%v: check says\n%s", err, out)
 	}
 	e.sync.Kill()

@@ -89,6 +89,8 @@ type options struct {
 	hold     string                     // guard.hold; 2s when empty
 	second   string                     // host:port of a further synchronizer that agents know
 	program  string                     // the agents' program; one with the race detector when empty
+	through  func(admin string) string  // what agents follow in place of the synchronizer; may be nil
+	control  string                     // the synchronizer's program; one with the race detector when empty
 }
 
 // newWorld starts clusters named so, with two instances of cart each, and waits until every
@@ -114,6 +116,9 @@ func newWorld(t *testing.T, o options, names ...string) *world {
 	}
 	o.hold = cmp.Or(o.hold, "2s")
 	synchronizers := w.admin
+	if o.through != nil {
+		synchronizers = o.through(w.admin)
+	}
 	if o.second != "" {
 		synchronizers += ", " + o.second
 	}
@@ -142,7 +147,7 @@ func newWorld(t *testing.T, o options, names ...string) *world {
 		c.agent = testkit.NewDaemon(t, cmp.Or(o.program, filepath.Join(bin, "agent")), "agent-"+name, "--config", file)
 	}
 	write(t, filepath.Join(dir, "synchronizer.yml"), text.String())
-	w.sync = testkit.NewDaemon(t, filepath.Join(bin, "synchronizer"), "synchronizer", "--config", filepath.Join(dir, "synchronizer.yml"))
+	w.sync = testkit.NewDaemon(t, cmp.Or(o.control, filepath.Join(bin, "synchronizer")), "synchronizer", "--config", filepath.Join(dir, "synchronizer.yml"))
 	w.sync.Start()
 	for _, c := range w.clusters {
 		c.agent.Start()

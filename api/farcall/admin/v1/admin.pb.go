@@ -86,7 +86,7 @@ func (x WatchInstancesResponse_Type) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use WatchInstancesResponse_Type.Descriptor instead.
 func (WatchInstancesResponse_Type) EnumDescriptor() ([]byte, []int) {
-	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{34, 0}
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{36, 0}
 }
 
 type PutPolicyRequest struct {
@@ -1216,6 +1216,192 @@ func (x *Hold) GetDetail() string {
 	return ""
 }
 
+// AgentHolds is what one agent holds back of one registry of its own cluster, which it reads for
+// itself. It is in that agent's lists only, and not among the holds of the cluster's owner.
+type AgentHolds struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Cluster  string                 `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	Node     string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	Registry string                 `protobuf:"bytes,3,opt,name=registry,proto3" json:"registry,omitempty"`
+	// How many instances it holds.
+	Instances uint64 `protobuf:"varint,4,opt,name=instances,proto3" json:"instances,omitempty"`
+	// How many of them end when the cluster's owner lists them no more: a release at the owner reaches
+	// them. The others end by the agent's own time, as all do while it hears nothing fresh.
+	Followed uint64 `protobuf:"varint,5,opt,name=followed,proto3" json:"followed,omitempty"`
+	// Since when the oldest is held, and when the last ends by the agent's own time. Where the owner
+	// lists it by then, it is held on.
+	Since *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=since,proto3" json:"since,omitempty"`
+	Until *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=until,proto3" json:"until,omitempty"`
+	// Why the oldest is held, as a word (see Hold), and the same in words.
+	Reason string `protobuf:"bytes,8,opt,name=reason,proto3" json:"reason,omitempty"`
+	Detail string `protobuf:"bytes,9,opt,name=detail,proto3" json:"detail,omitempty"`
+	// Some of them, the first by name.
+	Some          []*HeldInstance `protobuf:"bytes,10,rep,name=some,proto3" json:"some,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AgentHolds) Reset() {
+	*x = AgentHolds{}
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AgentHolds) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AgentHolds) ProtoMessage() {}
+
+func (x *AgentHolds) ProtoReflect() protoreflect.Message {
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AgentHolds.ProtoReflect.Descriptor instead.
+func (*AgentHolds) Descriptor() ([]byte, []int) {
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *AgentHolds) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *AgentHolds) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *AgentHolds) GetRegistry() string {
+	if x != nil {
+		return x.Registry
+	}
+	return ""
+}
+
+func (x *AgentHolds) GetInstances() uint64 {
+	if x != nil {
+		return x.Instances
+	}
+	return 0
+}
+
+func (x *AgentHolds) GetFollowed() uint64 {
+	if x != nil {
+		return x.Followed
+	}
+	return 0
+}
+
+func (x *AgentHolds) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *AgentHolds) GetUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Until
+	}
+	return nil
+}
+
+func (x *AgentHolds) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *AgentHolds) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+func (x *AgentHolds) GetSome() []*HeldInstance {
+	if x != nil {
+		return x.Some
+	}
+	return nil
+}
+
+type HeldInstance struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Service   string                 `protobuf:"bytes,2,opt,name=service,proto3" json:"service,omitempty"`
+	// As the registry spells it.
+	Id            string `protobuf:"bytes,3,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HeldInstance) Reset() {
+	*x = HeldInstance{}
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HeldInstance) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HeldInstance) ProtoMessage() {}
+
+func (x *HeldInstance) ProtoReflect() protoreflect.Message {
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HeldInstance.ProtoReflect.Descriptor instead.
+func (*HeldInstance) Descriptor() ([]byte, []int) {
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *HeldInstance) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *HeldInstance) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *HeldInstance) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
 type ListHoldsRequest struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Cluster   string                 `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
@@ -1230,7 +1416,7 @@ type ListHoldsRequest struct {
 
 func (x *ListHoldsRequest) Reset() {
 	*x = ListHoldsRequest{}
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[18]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1242,7 +1428,7 @@ func (x *ListHoldsRequest) String() string {
 func (*ListHoldsRequest) ProtoMessage() {}
 
 func (x *ListHoldsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[18]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1255,7 +1441,7 @@ func (x *ListHoldsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListHoldsRequest.ProtoReflect.Descriptor instead.
 func (*ListHoldsRequest) Descriptor() ([]byte, []int) {
-	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{18}
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ListHoldsRequest) GetCluster() string {
@@ -1294,14 +1480,19 @@ type ListHoldsResponse struct {
 	// The clusters that this answer speaks for: one that is here and has no hold holds nothing.
 	Clusters []string `protobuf:"bytes,3,rep,name=clusters,proto3" json:"clusters,omitempty"`
 	// The clusters of which it is not known what they hold.
-	Unknown       []*UnknownHolds `protobuf:"bytes,4,rep,name=unknown,proto3" json:"unknown,omitempty"`
+	Unknown []*UnknownHolds `protobuf:"bytes,4,rep,name=unknown,proto3" json:"unknown,omitempty"`
+	// What agents hold back, by the word of those that report to a synchronizer now, some seconds old.
+	// Where the request names a service, those of which some is of it, and those that do not tell all.
+	Agents []*AgentHolds `protobuf:"bytes,5,rep,name=agents,proto3" json:"agents,omitempty"`
+	// Synchronizers that did not say what the agents that report to them hold.
+	AgentsUnknown []string `protobuf:"bytes,6,rep,name=agents_unknown,json=agentsUnknown,proto3" json:"agents_unknown,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListHoldsResponse) Reset() {
 	*x = ListHoldsResponse{}
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[19]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1313,7 +1504,7 @@ func (x *ListHoldsResponse) String() string {
 func (*ListHoldsResponse) ProtoMessage() {}
 
 func (x *ListHoldsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[19]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1326,7 +1517,7 @@ func (x *ListHoldsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListHoldsResponse.ProtoReflect.Descriptor instead.
 func (*ListHoldsResponse) Descriptor() ([]byte, []int) {
-	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{19}
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ListHoldsResponse) GetHolds() []*Hold {
@@ -1357,6 +1548,20 @@ func (x *ListHoldsResponse) GetUnknown() []*UnknownHolds {
 	return nil
 }
 
+func (x *ListHoldsResponse) GetAgents() []*AgentHolds {
+	if x != nil {
+		return x.Agents
+	}
+	return nil
+}
+
+func (x *ListHoldsResponse) GetAgentsUnknown() []string {
+	if x != nil {
+		return x.AgentsUnknown
+	}
+	return nil
+}
+
 // UnknownHolds is a cluster whose owner did not say what is held.
 type UnknownHolds struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
@@ -1370,7 +1575,7 @@ type UnknownHolds struct {
 
 func (x *UnknownHolds) Reset() {
 	*x = UnknownHolds{}
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[20]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1382,7 +1587,7 @@ func (x *UnknownHolds) String() string {
 func (*UnknownHolds) ProtoMessage() {}
 
 func (x *UnknownHolds) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[20]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1395,7 +1600,7 @@ func (x *UnknownHolds) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnknownHolds.ProtoReflect.Descriptor instead.
 func (*UnknownHolds) Descriptor() ([]byte, []int) {
-	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{20}
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *UnknownHolds) GetCluster() string {
@@ -1435,7 +1640,7 @@ type ReleaseHoldRequest struct {
 
 func (x *ReleaseHoldRequest) Reset() {
 	*x = ReleaseHoldRequest{}
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[21]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1447,7 +1652,7 @@ func (x *ReleaseHoldRequest) String() string {
 func (*ReleaseHoldRequest) ProtoMessage() {}
 
 func (x *ReleaseHoldRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[21]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1460,7 +1665,7 @@ func (x *ReleaseHoldRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseHoldRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseHoldRequest) Descriptor() ([]byte, []int) {
-	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{21}
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ReleaseHoldRequest) GetCluster() string {
@@ -1525,7 +1730,7 @@ type ReleaseHoldResponse struct {
 
 func (x *ReleaseHoldResponse) Reset() {
 	*x = ReleaseHoldResponse{}
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[22]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1537,7 +1742,7 @@ func (x *ReleaseHoldResponse) String() string {
 func (*ReleaseHoldResponse) ProtoMessage() {}
 
 func (x *ReleaseHoldResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[22]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1550,7 +1755,7 @@ func (x *ReleaseHoldResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseHoldResponse.ProtoReflect.Descriptor instead.
 func (*ReleaseHoldResponse) Descriptor() ([]byte, []int) {
-	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{22}
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ReleaseHoldResponse) GetReleased() uint64 {
@@ -1602,7 +1807,7 @@ type ClusterStatus struct {
 
 func (x *ClusterStatus) Reset() {
 	*x = ClusterStatus{}
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[23]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1614,7 +1819,7 @@ func (x *ClusterStatus) String() string {
 func (*ClusterStatus) ProtoMessage() {}
 
 func (x *ClusterStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[23]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1627,7 +1832,7 @@ func (x *ClusterStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterStatus.ProtoReflect.Descriptor instead.
 func (*ClusterStatus) Descriptor() ([]byte, []int) {
-	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{23}
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ClusterStatus) GetCluster() string {
@@ -1661,7 +1866,7 @@ type ListClustersRequest struct {
 
 func (x *ListClustersRequest) Reset() {
 	*x = ListClustersRequest{}
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[24]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1673,7 +1878,7 @@ func (x *ListClustersRequest) String() string {
 func (*ListClustersRequest) ProtoMessage() {}
 
 func (x *ListClustersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[24]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1686,7 +1891,7 @@ func (x *ListClustersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListClustersRequest.ProtoReflect.Descriptor instead.
 func (*ListClustersRequest) Descriptor() ([]byte, []int) {
-	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{24}
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ListClustersRequest) GetMaxStaleness() *durationpb.Duration {
@@ -1705,7 +1910,7 @@ type ListClustersResponse struct {
 
 func (x *ListClustersResponse) Reset() {
 	*x = ListClustersResponse{}
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[25]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1717,7 +1922,7 @@ func (x *ListClustersResponse) String() string {
 func (*ListClustersResponse) ProtoMessage() {}
 
 func (x *ListClustersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[25]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1730,7 +1935,7 @@ func (x *ListClustersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListClustersResponse.ProtoReflect.Descriptor instead.
 func (*ListClustersResponse) Descriptor() ([]byte, []int) {
-	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{25}
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ListClustersResponse) GetClusters() []*Cluster {
@@ -1759,7 +1964,7 @@ type Cluster struct {
 
 func (x *Cluster) Reset() {
 	*x = Cluster{}
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[26]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1771,7 +1976,7 @@ func (x *Cluster) String() string {
 func (*Cluster) ProtoMessage() {}
 
 func (x *Cluster) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[26]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1784,7 +1989,7 @@ func (x *Cluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cluster.ProtoReflect.Descriptor instead.
 func (*Cluster) Descriptor() ([]byte, []int) {
-	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{26}
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Cluster) GetName() string {
@@ -1868,7 +2073,7 @@ type ListServicesRequest struct {
 
 func (x *ListServicesRequest) Reset() {
 	*x = ListServicesRequest{}
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[27]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1880,7 +2085,7 @@ func (x *ListServicesRequest) String() string {
 func (*ListServicesRequest) ProtoMessage() {}
 
 func (x *ListServicesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[27]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1893,7 +2098,7 @@ func (x *ListServicesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListServicesRequest.ProtoReflect.Descriptor instead.
 func (*ListServicesRequest) Descriptor() ([]byte, []int) {
-	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{27}
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ListServicesRequest) GetCluster() string {
@@ -1927,7 +2132,7 @@ type ListServicesResponse struct {
 
 func (x *ListServicesResponse) Reset() {
 	*x = ListServicesResponse{}
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[28]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1939,7 +2144,7 @@ func (x *ListServicesResponse) String() string {
 func (*ListServicesResponse) ProtoMessage() {}
 
 func (x *ListServicesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[28]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1952,7 +2157,7 @@ func (x *ListServicesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListServicesResponse.ProtoReflect.Descriptor instead.
 func (*ListServicesResponse) Descriptor() ([]byte, []int) {
-	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{28}
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ListServicesResponse) GetServices() []*Service {
@@ -1980,7 +2185,7 @@ type Service struct {
 
 func (x *Service) Reset() {
 	*x = Service{}
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[29]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1992,7 +2197,7 @@ func (x *Service) String() string {
 func (*Service) ProtoMessage() {}
 
 func (x *Service) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[29]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2005,7 +2210,7 @@ func (x *Service) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Service.ProtoReflect.Descriptor instead.
 func (*Service) Descriptor() ([]byte, []int) {
-	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{29}
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Service) GetNamespace() string {
@@ -2042,7 +2247,7 @@ type ServiceInCluster struct {
 
 func (x *ServiceInCluster) Reset() {
 	*x = ServiceInCluster{}
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[30]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2054,7 +2259,7 @@ func (x *ServiceInCluster) String() string {
 func (*ServiceInCluster) ProtoMessage() {}
 
 func (x *ServiceInCluster) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[30]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2067,7 +2272,7 @@ func (x *ServiceInCluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceInCluster.ProtoReflect.Descriptor instead.
 func (*ServiceInCluster) Descriptor() ([]byte, []int) {
-	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{30}
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ServiceInCluster) GetCluster() string {
@@ -2108,7 +2313,7 @@ type ListInstancesRequest struct {
 
 func (x *ListInstancesRequest) Reset() {
 	*x = ListInstancesRequest{}
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[31]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2120,7 +2325,7 @@ func (x *ListInstancesRequest) String() string {
 func (*ListInstancesRequest) ProtoMessage() {}
 
 func (x *ListInstancesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[31]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2133,7 +2338,7 @@ func (x *ListInstancesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListInstancesRequest.ProtoReflect.Descriptor instead.
 func (*ListInstancesRequest) Descriptor() ([]byte, []int) {
-	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{31}
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ListInstancesRequest) GetCluster() string {
@@ -2196,7 +2401,7 @@ type ListInstancesResponse struct {
 
 func (x *ListInstancesResponse) Reset() {
 	*x = ListInstancesResponse{}
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[32]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2208,7 +2413,7 @@ func (x *ListInstancesResponse) String() string {
 func (*ListInstancesResponse) ProtoMessage() {}
 
 func (x *ListInstancesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[32]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2221,7 +2426,7 @@ func (x *ListInstancesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListInstancesResponse.ProtoReflect.Descriptor instead.
 func (*ListInstancesResponse) Descriptor() ([]byte, []int) {
-	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{32}
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ListInstancesResponse) GetInstances() []*v11.Instance {
@@ -2257,7 +2462,7 @@ type WatchInstancesRequest struct {
 
 func (x *WatchInstancesRequest) Reset() {
 	*x = WatchInstancesRequest{}
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[33]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2269,7 +2474,7 @@ func (x *WatchInstancesRequest) String() string {
 func (*WatchInstancesRequest) ProtoMessage() {}
 
 func (x *WatchInstancesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[33]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2282,7 +2487,7 @@ func (x *WatchInstancesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchInstancesRequest.ProtoReflect.Descriptor instead.
 func (*WatchInstancesRequest) Descriptor() ([]byte, []int) {
-	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{33}
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *WatchInstancesRequest) GetCluster() string {
@@ -2324,7 +2529,7 @@ type WatchInstancesResponse struct {
 
 func (x *WatchInstancesResponse) Reset() {
 	*x = WatchInstancesResponse{}
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[34]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2336,7 +2541,7 @@ func (x *WatchInstancesResponse) String() string {
 func (*WatchInstancesResponse) ProtoMessage() {}
 
 func (x *WatchInstancesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[34]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2349,7 +2554,7 @@ func (x *WatchInstancesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchInstancesResponse.ProtoReflect.Descriptor instead.
 func (*WatchInstancesResponse) Descriptor() ([]byte, []int) {
-	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{34}
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *WatchInstancesResponse) GetType() WatchInstancesResponse_Type {
@@ -2382,7 +2587,7 @@ type ListAgentsRequest struct {
 
 func (x *ListAgentsRequest) Reset() {
 	*x = ListAgentsRequest{}
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[35]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2394,7 +2599,7 @@ func (x *ListAgentsRequest) String() string {
 func (*ListAgentsRequest) ProtoMessage() {}
 
 func (x *ListAgentsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[35]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2407,7 +2612,7 @@ func (x *ListAgentsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAgentsRequest.ProtoReflect.Descriptor instead.
 func (*ListAgentsRequest) Descriptor() ([]byte, []int) {
-	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{35}
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ListAgentsRequest) GetCluster() string {
@@ -2426,7 +2631,7 @@ type ListAgentsResponse struct {
 
 func (x *ListAgentsResponse) Reset() {
 	*x = ListAgentsResponse{}
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[36]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2438,7 +2643,7 @@ func (x *ListAgentsResponse) String() string {
 func (*ListAgentsResponse) ProtoMessage() {}
 
 func (x *ListAgentsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[36]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2451,7 +2656,7 @@ func (x *ListAgentsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAgentsResponse.ProtoReflect.Descriptor instead.
 func (*ListAgentsResponse) Descriptor() ([]byte, []int) {
-	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{36}
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ListAgentsResponse) GetAgents() []*AgentStatus {
@@ -2480,7 +2685,7 @@ type AgentStatus struct {
 
 func (x *AgentStatus) Reset() {
 	*x = AgentStatus{}
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[37]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2492,7 +2697,7 @@ func (x *AgentStatus) String() string {
 func (*AgentStatus) ProtoMessage() {}
 
 func (x *AgentStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[37]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2505,7 +2710,7 @@ func (x *AgentStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentStatus.ProtoReflect.Descriptor instead.
 func (*AgentStatus) Descriptor() ([]byte, []int) {
-	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{37}
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *AgentStatus) GetAgent() *v11.Agent {
@@ -2566,7 +2771,7 @@ type ExplainRequest struct {
 
 func (x *ExplainRequest) Reset() {
 	*x = ExplainRequest{}
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[38]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2578,7 +2783,7 @@ func (x *ExplainRequest) String() string {
 func (*ExplainRequest) ProtoMessage() {}
 
 func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[38]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2591,7 +2796,7 @@ func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
 func (*ExplainRequest) Descriptor() ([]byte, []int) {
-	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{38}
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ExplainRequest) GetService() string {
@@ -2684,7 +2889,7 @@ type ExplainResponse struct {
 
 func (x *ExplainResponse) Reset() {
 	*x = ExplainResponse{}
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[39]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2696,7 +2901,7 @@ func (x *ExplainResponse) String() string {
 func (*ExplainResponse) ProtoMessage() {}
 
 func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[39]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2709,7 +2914,7 @@ func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
 func (*ExplainResponse) Descriptor() ([]byte, []int) {
-	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{39}
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ExplainResponse) GetNamespace() string {
@@ -2831,7 +3036,7 @@ type Setting struct {
 
 func (x *Setting) Reset() {
 	*x = Setting{}
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[40]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2843,7 +3048,7 @@ func (x *Setting) String() string {
 func (*Setting) ProtoMessage() {}
 
 func (x *Setting) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[40]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2856,7 +3061,7 @@ func (x *Setting) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Setting.ProtoReflect.Descriptor instead.
 func (*Setting) Descriptor() ([]byte, []int) {
-	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{40}
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Setting) GetKey() string {
@@ -2896,7 +3101,7 @@ type Tier struct {
 
 func (x *Tier) Reset() {
 	*x = Tier{}
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[41]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2908,7 +3113,7 @@ func (x *Tier) String() string {
 func (*Tier) ProtoMessage() {}
 
 func (x *Tier) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[41]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2921,7 +3126,7 @@ func (x *Tier) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tier.ProtoReflect.Descriptor instead.
 func (*Tier) Descriptor() ([]byte, []int) {
-	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{41}
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Tier) GetName() string {
@@ -2985,7 +3190,7 @@ type ExplainedInstance struct {
 
 func (x *ExplainedInstance) Reset() {
 	*x = ExplainedInstance{}
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[42]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2997,7 +3202,7 @@ func (x *ExplainedInstance) String() string {
 func (*ExplainedInstance) ProtoMessage() {}
 
 func (x *ExplainedInstance) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_admin_v1_admin_proto_msgTypes[42]
+	mi := &file_farcall_admin_v1_admin_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3010,7 +3215,7 @@ func (x *ExplainedInstance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainedInstance.ProtoReflect.Descriptor instead.
 func (*ExplainedInstance) Descriptor() ([]byte, []int) {
-	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{42}
+	return file_farcall_admin_v1_admin_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ExplainedInstance) GetInstance() *v11.Instance {
@@ -3166,17 +3371,36 @@ const file_farcall_admin_v1_admin_proto_rawDesc = "" +
 	"\x05since\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x120\n" +
 	"\x05until\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\x05until\x12\x16\n" +
 	"\x06reason\x18\b \x01(\tR\x06reason\x12\x16\n" +
-	"\x06detail\x18\t \x01(\tR\x06detail\"x\n" +
+	"\x06detail\x18\t \x01(\tR\x06detail\"\xd8\x02\n" +
+	"\n" +
+	"AgentHolds\x12\x18\n" +
+	"\acluster\x18\x01 \x01(\tR\acluster\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x12\x1a\n" +
+	"\bregistry\x18\x03 \x01(\tR\bregistry\x12\x1c\n" +
+	"\tinstances\x18\x04 \x01(\x04R\tinstances\x12\x1a\n" +
+	"\bfollowed\x18\x05 \x01(\x04R\bfollowed\x120\n" +
+	"\x05since\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x120\n" +
+	"\x05until\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\x05until\x12\x16\n" +
+	"\x06reason\x18\b \x01(\tR\x06reason\x12\x16\n" +
+	"\x06detail\x18\t \x01(\tR\x06detail\x122\n" +
+	"\x04some\x18\n" +
+	" \x03(\v2\x1e.farcall.admin.v1.HeldInstanceR\x04some\"V\n" +
+	"\fHeldInstance\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x18\n" +
+	"\aservice\x18\x02 \x01(\tR\aservice\x12\x0e\n" +
+	"\x02id\x18\x03 \x01(\tR\x02id\"x\n" +
 	"\x10ListHoldsRequest\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x18\n" +
 	"\aservice\x18\x03 \x01(\tR\aservice\x12\x12\n" +
-	"\x04here\x18\x04 \x01(\bR\x04here\"\xab\x01\n" +
+	"\x04here\x18\x04 \x01(\bR\x04here\"\x88\x02\n" +
 	"\x11ListHoldsResponse\x12,\n" +
 	"\x05holds\x18\x01 \x03(\v2\x16.farcall.admin.v1.HoldR\x05holds\x12\x12\n" +
 	"\x04more\x18\x02 \x01(\x04R\x04more\x12\x1a\n" +
 	"\bclusters\x18\x03 \x03(\tR\bclusters\x128\n" +
-	"\aunknown\x18\x04 \x03(\v2\x1e.farcall.admin.v1.UnknownHoldsR\aunknown\"P\n" +
+	"\aunknown\x18\x04 \x03(\v2\x1e.farcall.admin.v1.UnknownHoldsR\aunknown\x124\n" +
+	"\x06agents\x18\x05 \x03(\v2\x1c.farcall.admin.v1.AgentHoldsR\x06agents\x12%\n" +
+	"\x0eagents_unknown\x18\x06 \x03(\tR\ragentsUnknown\"P\n" +
 	"\fUnknownHolds\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x14\n" +
 	"\x05owner\x18\x02 \x01(\tR\x05owner\x12\x10\n" +
@@ -3358,7 +3582,7 @@ func file_farcall_admin_v1_admin_proto_rawDescGZIP() []byte {
 }
 
 var file_farcall_admin_v1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_farcall_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
+var file_farcall_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
 var file_farcall_admin_v1_admin_proto_goTypes = []any{
 	(WatchInstancesResponse_Type)(0), // 0: farcall.admin.v1.WatchInstancesResponse.Type
 	(*PutPolicyRequest)(nil),         // 1: farcall.admin.v1.PutPolicyRequest
@@ -3379,127 +3603,133 @@ var file_farcall_admin_v1_admin_proto_goTypes = []any{
 	(*ListCordonsRequest)(nil),       // 16: farcall.admin.v1.ListCordonsRequest
 	(*ListCordonsResponse)(nil),      // 17: farcall.admin.v1.ListCordonsResponse
 	(*Hold)(nil),                     // 18: farcall.admin.v1.Hold
-	(*ListHoldsRequest)(nil),         // 19: farcall.admin.v1.ListHoldsRequest
-	(*ListHoldsResponse)(nil),        // 20: farcall.admin.v1.ListHoldsResponse
-	(*UnknownHolds)(nil),             // 21: farcall.admin.v1.UnknownHolds
-	(*ReleaseHoldRequest)(nil),       // 22: farcall.admin.v1.ReleaseHoldRequest
-	(*ReleaseHoldResponse)(nil),      // 23: farcall.admin.v1.ReleaseHoldResponse
-	(*ClusterStatus)(nil),            // 24: farcall.admin.v1.ClusterStatus
-	(*ListClustersRequest)(nil),      // 25: farcall.admin.v1.ListClustersRequest
-	(*ListClustersResponse)(nil),     // 26: farcall.admin.v1.ListClustersResponse
-	(*Cluster)(nil),                  // 27: farcall.admin.v1.Cluster
-	(*ListServicesRequest)(nil),      // 28: farcall.admin.v1.ListServicesRequest
-	(*ListServicesResponse)(nil),     // 29: farcall.admin.v1.ListServicesResponse
-	(*Service)(nil),                  // 30: farcall.admin.v1.Service
-	(*ServiceInCluster)(nil),         // 31: farcall.admin.v1.ServiceInCluster
-	(*ListInstancesRequest)(nil),     // 32: farcall.admin.v1.ListInstancesRequest
-	(*ListInstancesResponse)(nil),    // 33: farcall.admin.v1.ListInstancesResponse
-	(*WatchInstancesRequest)(nil),    // 34: farcall.admin.v1.WatchInstancesRequest
-	(*WatchInstancesResponse)(nil),   // 35: farcall.admin.v1.WatchInstancesResponse
-	(*ListAgentsRequest)(nil),        // 36: farcall.admin.v1.ListAgentsRequest
-	(*ListAgentsResponse)(nil),       // 37: farcall.admin.v1.ListAgentsResponse
-	(*AgentStatus)(nil),              // 38: farcall.admin.v1.AgentStatus
-	(*ExplainRequest)(nil),           // 39: farcall.admin.v1.ExplainRequest
-	(*ExplainResponse)(nil),          // 40: farcall.admin.v1.ExplainResponse
-	(*Setting)(nil),                  // 41: farcall.admin.v1.Setting
-	(*Tier)(nil),                     // 42: farcall.admin.v1.Tier
-	(*ExplainedInstance)(nil),        // 43: farcall.admin.v1.ExplainedInstance
-	nil,                              // 44: farcall.admin.v1.Cluster.LabelsEntry
-	(*v1.Policy)(nil),                // 45: farcall.policy.v1.Policy
-	(*v1.Target)(nil),                // 46: farcall.policy.v1.Target
-	(*v1.Cordon)(nil),                // 47: farcall.policy.v1.Cordon
-	(*durationpb.Duration)(nil),      // 48: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),    // 49: google.protobuf.Timestamp
-	(v11.ClusterState)(0),            // 50: farcall.catalog.v1.ClusterState
-	(*v11.Locality)(nil),             // 51: farcall.catalog.v1.Locality
-	(*v12.RegistryStatus)(nil),       // 52: farcall.store.v1.RegistryStatus
-	(v11.Health)(0),                  // 53: farcall.catalog.v1.Health
-	(*v11.Instance)(nil),             // 54: farcall.catalog.v1.Instance
-	(*v11.Agent)(nil),                // 55: farcall.catalog.v1.Agent
+	(*AgentHolds)(nil),               // 19: farcall.admin.v1.AgentHolds
+	(*HeldInstance)(nil),             // 20: farcall.admin.v1.HeldInstance
+	(*ListHoldsRequest)(nil),         // 21: farcall.admin.v1.ListHoldsRequest
+	(*ListHoldsResponse)(nil),        // 22: farcall.admin.v1.ListHoldsResponse
+	(*UnknownHolds)(nil),             // 23: farcall.admin.v1.UnknownHolds
+	(*ReleaseHoldRequest)(nil),       // 24: farcall.admin.v1.ReleaseHoldRequest
+	(*ReleaseHoldResponse)(nil),      // 25: farcall.admin.v1.ReleaseHoldResponse
+	(*ClusterStatus)(nil),            // 26: farcall.admin.v1.ClusterStatus
+	(*ListClustersRequest)(nil),      // 27: farcall.admin.v1.ListClustersRequest
+	(*ListClustersResponse)(nil),     // 28: farcall.admin.v1.ListClustersResponse
+	(*Cluster)(nil),                  // 29: farcall.admin.v1.Cluster
+	(*ListServicesRequest)(nil),      // 30: farcall.admin.v1.ListServicesRequest
+	(*ListServicesResponse)(nil),     // 31: farcall.admin.v1.ListServicesResponse
+	(*Service)(nil),                  // 32: farcall.admin.v1.Service
+	(*ServiceInCluster)(nil),         // 33: farcall.admin.v1.ServiceInCluster
+	(*ListInstancesRequest)(nil),     // 34: farcall.admin.v1.ListInstancesRequest
+	(*ListInstancesResponse)(nil),    // 35: farcall.admin.v1.ListInstancesResponse
+	(*WatchInstancesRequest)(nil),    // 36: farcall.admin.v1.WatchInstancesRequest
+	(*WatchInstancesResponse)(nil),   // 37: farcall.admin.v1.WatchInstancesResponse
+	(*ListAgentsRequest)(nil),        // 38: farcall.admin.v1.ListAgentsRequest
+	(*ListAgentsResponse)(nil),       // 39: farcall.admin.v1.ListAgentsResponse
+	(*AgentStatus)(nil),              // 40: farcall.admin.v1.AgentStatus
+	(*ExplainRequest)(nil),           // 41: farcall.admin.v1.ExplainRequest
+	(*ExplainResponse)(nil),          // 42: farcall.admin.v1.ExplainResponse
+	(*Setting)(nil),                  // 43: farcall.admin.v1.Setting
+	(*Tier)(nil),                     // 44: farcall.admin.v1.Tier
+	(*ExplainedInstance)(nil),        // 45: farcall.admin.v1.ExplainedInstance
+	nil,                              // 46: farcall.admin.v1.Cluster.LabelsEntry
+	(*v1.Policy)(nil),                // 47: farcall.policy.v1.Policy
+	(*v1.Target)(nil),                // 48: farcall.policy.v1.Target
+	(*v1.Cordon)(nil),                // 49: farcall.policy.v1.Cordon
+	(*durationpb.Duration)(nil),      // 50: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),    // 51: google.protobuf.Timestamp
+	(v11.ClusterState)(0),            // 52: farcall.catalog.v1.ClusterState
+	(*v11.Locality)(nil),             // 53: farcall.catalog.v1.Locality
+	(*v12.RegistryStatus)(nil),       // 54: farcall.store.v1.RegistryStatus
+	(v11.Health)(0),                  // 55: farcall.catalog.v1.Health
+	(*v11.Instance)(nil),             // 56: farcall.catalog.v1.Instance
+	(*v11.Agent)(nil),                // 57: farcall.catalog.v1.Agent
 }
 var file_farcall_admin_v1_admin_proto_depIdxs = []int32{
-	45, // 0: farcall.admin.v1.PutPolicyRequest.policy:type_name -> farcall.policy.v1.Policy
-	45, // 1: farcall.admin.v1.PutPolicyResponse.policy:type_name -> farcall.policy.v1.Policy
-	46, // 2: farcall.admin.v1.DeletePolicyRequest.target:type_name -> farcall.policy.v1.Target
+	47, // 0: farcall.admin.v1.PutPolicyRequest.policy:type_name -> farcall.policy.v1.Policy
+	47, // 1: farcall.admin.v1.PutPolicyResponse.policy:type_name -> farcall.policy.v1.Policy
+	48, // 2: farcall.admin.v1.DeletePolicyRequest.target:type_name -> farcall.policy.v1.Target
 	7,  // 3: farcall.admin.v1.ListPoliciesResponse.policies:type_name -> farcall.admin.v1.PolicyStatus
-	45, // 4: farcall.admin.v1.PolicyStatus.policy:type_name -> farcall.policy.v1.Policy
-	45, // 5: farcall.admin.v1.PreviewPolicyRequest.policy:type_name -> farcall.policy.v1.Policy
+	47, // 4: farcall.admin.v1.PolicyStatus.policy:type_name -> farcall.policy.v1.Policy
+	47, // 5: farcall.admin.v1.PreviewPolicyRequest.policy:type_name -> farcall.policy.v1.Policy
 	10, // 6: farcall.admin.v1.PreviewPolicyResponse.moves:type_name -> farcall.admin.v1.Move
 	11, // 7: farcall.admin.v1.Move.clusters:type_name -> farcall.admin.v1.Shift
-	47, // 8: farcall.admin.v1.CordonRequest.cordon:type_name -> farcall.policy.v1.Cordon
-	48, // 9: farcall.admin.v1.CordonRequest.ttl:type_name -> google.protobuf.Duration
-	47, // 10: farcall.admin.v1.CordonResponse.cordon:type_name -> farcall.policy.v1.Cordon
-	47, // 11: farcall.admin.v1.ListCordonsResponse.cordons:type_name -> farcall.policy.v1.Cordon
-	49, // 12: farcall.admin.v1.Hold.since:type_name -> google.protobuf.Timestamp
-	49, // 13: farcall.admin.v1.Hold.until:type_name -> google.protobuf.Timestamp
-	18, // 14: farcall.admin.v1.ListHoldsResponse.holds:type_name -> farcall.admin.v1.Hold
-	21, // 15: farcall.admin.v1.ListHoldsResponse.unknown:type_name -> farcall.admin.v1.UnknownHolds
-	50, // 16: farcall.admin.v1.ClusterStatus.state:type_name -> farcall.catalog.v1.ClusterState
-	48, // 17: farcall.admin.v1.ClusterStatus.age:type_name -> google.protobuf.Duration
-	48, // 18: farcall.admin.v1.ListClustersRequest.max_staleness:type_name -> google.protobuf.Duration
-	27, // 19: farcall.admin.v1.ListClustersResponse.clusters:type_name -> farcall.admin.v1.Cluster
-	50, // 20: farcall.admin.v1.Cluster.state:type_name -> farcall.catalog.v1.ClusterState
-	48, // 21: farcall.admin.v1.Cluster.age:type_name -> google.protobuf.Duration
-	51, // 22: farcall.admin.v1.Cluster.locality:type_name -> farcall.catalog.v1.Locality
-	44, // 23: farcall.admin.v1.Cluster.labels:type_name -> farcall.admin.v1.Cluster.LabelsEntry
-	52, // 24: farcall.admin.v1.Cluster.registries:type_name -> farcall.store.v1.RegistryStatus
-	48, // 25: farcall.admin.v1.ListServicesRequest.max_staleness:type_name -> google.protobuf.Duration
-	30, // 26: farcall.admin.v1.ListServicesResponse.services:type_name -> farcall.admin.v1.Service
-	24, // 27: farcall.admin.v1.ListServicesResponse.clusters:type_name -> farcall.admin.v1.ClusterStatus
-	31, // 28: farcall.admin.v1.Service.clusters:type_name -> farcall.admin.v1.ServiceInCluster
-	53, // 29: farcall.admin.v1.ListInstancesRequest.health:type_name -> farcall.catalog.v1.Health
-	48, // 30: farcall.admin.v1.ListInstancesRequest.max_staleness:type_name -> google.protobuf.Duration
-	54, // 31: farcall.admin.v1.ListInstancesResponse.instances:type_name -> farcall.catalog.v1.Instance
-	24, // 32: farcall.admin.v1.ListInstancesResponse.clusters:type_name -> farcall.admin.v1.ClusterStatus
-	53, // 33: farcall.admin.v1.WatchInstancesRequest.health:type_name -> farcall.catalog.v1.Health
-	0,  // 34: farcall.admin.v1.WatchInstancesResponse.type:type_name -> farcall.admin.v1.WatchInstancesResponse.Type
-	54, // 35: farcall.admin.v1.WatchInstancesResponse.instance:type_name -> farcall.catalog.v1.Instance
-	24, // 36: farcall.admin.v1.WatchInstancesResponse.cluster:type_name -> farcall.admin.v1.ClusterStatus
-	38, // 37: farcall.admin.v1.ListAgentsResponse.agents:type_name -> farcall.admin.v1.AgentStatus
-	55, // 38: farcall.admin.v1.AgentStatus.agent:type_name -> farcall.catalog.v1.Agent
-	45, // 39: farcall.admin.v1.ExplainRequest.policy:type_name -> farcall.policy.v1.Policy
-	42, // 40: farcall.admin.v1.ExplainResponse.tiers:type_name -> farcall.admin.v1.Tier
-	43, // 41: farcall.admin.v1.ExplainResponse.instances:type_name -> farcall.admin.v1.ExplainedInstance
-	24, // 42: farcall.admin.v1.ExplainResponse.clusters:type_name -> farcall.admin.v1.ClusterStatus
-	41, // 43: farcall.admin.v1.ExplainResponse.settings:type_name -> farcall.admin.v1.Setting
-	54, // 44: farcall.admin.v1.ExplainedInstance.instance:type_name -> farcall.catalog.v1.Instance
-	50, // 45: farcall.admin.v1.ExplainedInstance.cluster_state:type_name -> farcall.catalog.v1.ClusterState
-	48, // 46: farcall.admin.v1.ExplainedInstance.age:type_name -> google.protobuf.Duration
-	25, // 47: farcall.admin.v1.Admin.ListClusters:input_type -> farcall.admin.v1.ListClustersRequest
-	28, // 48: farcall.admin.v1.Admin.ListServices:input_type -> farcall.admin.v1.ListServicesRequest
-	32, // 49: farcall.admin.v1.Admin.ListInstances:input_type -> farcall.admin.v1.ListInstancesRequest
-	34, // 50: farcall.admin.v1.Admin.WatchInstances:input_type -> farcall.admin.v1.WatchInstancesRequest
-	36, // 51: farcall.admin.v1.Admin.ListAgents:input_type -> farcall.admin.v1.ListAgentsRequest
-	39, // 52: farcall.admin.v1.Admin.Explain:input_type -> farcall.admin.v1.ExplainRequest
-	1,  // 53: farcall.admin.v1.Admin.PutPolicy:input_type -> farcall.admin.v1.PutPolicyRequest
-	3,  // 54: farcall.admin.v1.Admin.DeletePolicy:input_type -> farcall.admin.v1.DeletePolicyRequest
-	5,  // 55: farcall.admin.v1.Admin.ListPolicies:input_type -> farcall.admin.v1.ListPoliciesRequest
-	8,  // 56: farcall.admin.v1.Admin.PreviewPolicy:input_type -> farcall.admin.v1.PreviewPolicyRequest
-	12, // 57: farcall.admin.v1.Admin.Cordon:input_type -> farcall.admin.v1.CordonRequest
-	14, // 58: farcall.admin.v1.Admin.Uncordon:input_type -> farcall.admin.v1.UncordonRequest
-	16, // 59: farcall.admin.v1.Admin.ListCordons:input_type -> farcall.admin.v1.ListCordonsRequest
-	19, // 60: farcall.admin.v1.Admin.ListHolds:input_type -> farcall.admin.v1.ListHoldsRequest
-	22, // 61: farcall.admin.v1.Admin.ReleaseHold:input_type -> farcall.admin.v1.ReleaseHoldRequest
-	26, // 62: farcall.admin.v1.Admin.ListClusters:output_type -> farcall.admin.v1.ListClustersResponse
-	29, // 63: farcall.admin.v1.Admin.ListServices:output_type -> farcall.admin.v1.ListServicesResponse
-	33, // 64: farcall.admin.v1.Admin.ListInstances:output_type -> farcall.admin.v1.ListInstancesResponse
-	35, // 65: farcall.admin.v1.Admin.WatchInstances:output_type -> farcall.admin.v1.WatchInstancesResponse
-	37, // 66: farcall.admin.v1.Admin.ListAgents:output_type -> farcall.admin.v1.ListAgentsResponse
-	40, // 67: farcall.admin.v1.Admin.Explain:output_type -> farcall.admin.v1.ExplainResponse
-	2,  // 68: farcall.admin.v1.Admin.PutPolicy:output_type -> farcall.admin.v1.PutPolicyResponse
-	4,  // 69: farcall.admin.v1.Admin.DeletePolicy:output_type -> farcall.admin.v1.DeletePolicyResponse
-	6,  // 70: farcall.admin.v1.Admin.ListPolicies:output_type -> farcall.admin.v1.ListPoliciesResponse
-	9,  // 71: farcall.admin.v1.Admin.PreviewPolicy:output_type -> farcall.admin.v1.PreviewPolicyResponse
-	13, // 72: farcall.admin.v1.Admin.Cordon:output_type -> farcall.admin.v1.CordonResponse
-	15, // 73: farcall.admin.v1.Admin.Uncordon:output_type -> farcall.admin.v1.UncordonResponse
-	17, // 74: farcall.admin.v1.Admin.ListCordons:output_type -> farcall.admin.v1.ListCordonsResponse
-	20, // 75: farcall.admin.v1.Admin.ListHolds:output_type -> farcall.admin.v1.ListHoldsResponse
-	23, // 76: farcall.admin.v1.Admin.ReleaseHold:output_type -> farcall.admin.v1.ReleaseHoldResponse
-	62, // [62:77] is the sub-list for method output_type
-	47, // [47:62] is the sub-list for method input_type
-	47, // [47:47] is the sub-list for extension type_name
-	47, // [47:47] is the sub-list for extension extendee
-	0,  // [0:47] is the sub-list for field type_name
+	49, // 8: farcall.admin.v1.CordonRequest.cordon:type_name -> farcall.policy.v1.Cordon
+	50, // 9: farcall.admin.v1.CordonRequest.ttl:type_name -> google.protobuf.Duration
+	49, // 10: farcall.admin.v1.CordonResponse.cordon:type_name -> farcall.policy.v1.Cordon
+	49, // 11: farcall.admin.v1.ListCordonsResponse.cordons:type_name -> farcall.policy.v1.Cordon
+	51, // 12: farcall.admin.v1.Hold.since:type_name -> google.protobuf.Timestamp
+	51, // 13: farcall.admin.v1.Hold.until:type_name -> google.protobuf.Timestamp
+	51, // 14: farcall.admin.v1.AgentHolds.since:type_name -> google.protobuf.Timestamp
+	51, // 15: farcall.admin.v1.AgentHolds.until:type_name -> google.protobuf.Timestamp
+	20, // 16: farcall.admin.v1.AgentHolds.some:type_name -> farcall.admin.v1.HeldInstance
+	18, // 17: farcall.admin.v1.ListHoldsResponse.holds:type_name -> farcall.admin.v1.Hold
+	23, // 18: farcall.admin.v1.ListHoldsResponse.unknown:type_name -> farcall.admin.v1.UnknownHolds
+	19, // 19: farcall.admin.v1.ListHoldsResponse.agents:type_name -> farcall.admin.v1.AgentHolds
+	52, // 20: farcall.admin.v1.ClusterStatus.state:type_name -> farcall.catalog.v1.ClusterState
+	50, // 21: farcall.admin.v1.ClusterStatus.age:type_name -> google.protobuf.Duration
+	50, // 22: farcall.admin.v1.ListClustersRequest.max_staleness:type_name -> google.protobuf.Duration
+	29, // 23: farcall.admin.v1.ListClustersResponse.clusters:type_name -> farcall.admin.v1.Cluster
+	52, // 24: farcall.admin.v1.Cluster.state:type_name -> farcall.catalog.v1.ClusterState
+	50, // 25: farcall.admin.v1.Cluster.age:type_name -> google.protobuf.Duration
+	53, // 26: farcall.admin.v1.Cluster.locality:type_name -> farcall.catalog.v1.Locality
+	46, // 27: farcall.admin.v1.Cluster.labels:type_name -> farcall.admin.v1.Cluster.LabelsEntry
+	54, // 28: farcall.admin.v1.Cluster.registries:type_name -> farcall.store.v1.RegistryStatus
+	50, // 29: farcall.admin.v1.ListServicesRequest.max_staleness:type_name -> google.protobuf.Duration
+	32, // 30: farcall.admin.v1.ListServicesResponse.services:type_name -> farcall.admin.v1.Service
+	26, // 31: farcall.admin.v1.ListServicesResponse.clusters:type_name -> farcall.admin.v1.ClusterStatus
+	33, // 32: farcall.admin.v1.Service.clusters:type_name -> farcall.admin.v1.ServiceInCluster
+	55, // 33: farcall.admin.v1.ListInstancesRequest.health:type_name -> farcall.catalog.v1.Health
+	50, // 34: farcall.admin.v1.ListInstancesRequest.max_staleness:type_name -> google.protobuf.Duration
+	56, // 35: farcall.admin.v1.ListInstancesResponse.instances:type_name -> farcall.catalog.v1.Instance
+	26, // 36: farcall.admin.v1.ListInstancesResponse.clusters:type_name -> farcall.admin.v1.ClusterStatus
+	55, // 37: farcall.admin.v1.WatchInstancesRequest.health:type_name -> farcall.catalog.v1.Health
+	0,  // 38: farcall.admin.v1.WatchInstancesResponse.type:type_name -> farcall.admin.v1.WatchInstancesResponse.Type
+	56, // 39: farcall.admin.v1.WatchInstancesResponse.instance:type_name -> farcall.catalog.v1.Instance
+	26, // 40: farcall.admin.v1.WatchInstancesResponse.cluster:type_name -> farcall.admin.v1.ClusterStatus
+	40, // 41: farcall.admin.v1.ListAgentsResponse.agents:type_name -> farcall.admin.v1.AgentStatus
+	57, // 42: farcall.admin.v1.AgentStatus.agent:type_name -> farcall.catalog.v1.Agent
+	47, // 43: farcall.admin.v1.ExplainRequest.policy:type_name -> farcall.policy.v1.Policy
+	44, // 44: farcall.admin.v1.ExplainResponse.tiers:type_name -> farcall.admin.v1.Tier
+	45, // 45: farcall.admin.v1.ExplainResponse.instances:type_name -> farcall.admin.v1.ExplainedInstance
+	26, // 46: farcall.admin.v1.ExplainResponse.clusters:type_name -> farcall.admin.v1.ClusterStatus
+	43, // 47: farcall.admin.v1.ExplainResponse.settings:type_name -> farcall.admin.v1.Setting
+	56, // 48: farcall.admin.v1.ExplainedInstance.instance:type_name -> farcall.catalog.v1.Instance
+	52, // 49: farcall.admin.v1.ExplainedInstance.cluster_state:type_name -> farcall.catalog.v1.ClusterState
+	50, // 50: farcall.admin.v1.ExplainedInstance.age:type_name -> google.protobuf.Duration
+	27, // 51: farcall.admin.v1.Admin.ListClusters:input_type -> farcall.admin.v1.ListClustersRequest
+	30, // 52: farcall.admin.v1.Admin.ListServices:input_type -> farcall.admin.v1.ListServicesRequest
+	34, // 53: farcall.admin.v1.Admin.ListInstances:input_type -> farcall.admin.v1.ListInstancesRequest
+	36, // 54: farcall.admin.v1.Admin.WatchInstances:input_type -> farcall.admin.v1.WatchInstancesRequest
+	38, // 55: farcall.admin.v1.Admin.ListAgents:input_type -> farcall.admin.v1.ListAgentsRequest
+	41, // 56: farcall.admin.v1.Admin.Explain:input_type -> farcall.admin.v1.ExplainRequest
+	1,  // 57: farcall.admin.v1.Admin.PutPolicy:input_type -> farcall.admin.v1.PutPolicyRequest
+	3,  // 58: farcall.admin.v1.Admin.DeletePolicy:input_type -> farcall.admin.v1.DeletePolicyRequest
+	5,  // 59: farcall.admin.v1.Admin.ListPolicies:input_type -> farcall.admin.v1.ListPoliciesRequest
+	8,  // 60: farcall.admin.v1.Admin.PreviewPolicy:input_type -> farcall.admin.v1.PreviewPolicyRequest
+	12, // 61: farcall.admin.v1.Admin.Cordon:input_type -> farcall.admin.v1.CordonRequest
+	14, // 62: farcall.admin.v1.Admin.Uncordon:input_type -> farcall.admin.v1.UncordonRequest
+	16, // 63: farcall.admin.v1.Admin.ListCordons:input_type -> farcall.admin.v1.ListCordonsRequest
+	21, // 64: farcall.admin.v1.Admin.ListHolds:input_type -> farcall.admin.v1.ListHoldsRequest
+	24, // 65: farcall.admin.v1.Admin.ReleaseHold:input_type -> farcall.admin.v1.ReleaseHoldRequest
+	28, // 66: farcall.admin.v1.Admin.ListClusters:output_type -> farcall.admin.v1.ListClustersResponse
+	31, // 67: farcall.admin.v1.Admin.ListServices:output_type -> farcall.admin.v1.ListServicesResponse
+	35, // 68: farcall.admin.v1.Admin.ListInstances:output_type -> farcall.admin.v1.ListInstancesResponse
+	37, // 69: farcall.admin.v1.Admin.WatchInstances:output_type -> farcall.admin.v1.WatchInstancesResponse
+	39, // 70: farcall.admin.v1.Admin.ListAgents:output_type -> farcall.admin.v1.ListAgentsResponse
+	42, // 71: farcall.admin.v1.Admin.Explain:output_type -> farcall.admin.v1.ExplainResponse
+	2,  // 72: farcall.admin.v1.Admin.PutPolicy:output_type -> farcall.admin.v1.PutPolicyResponse
+	4,  // 73: farcall.admin.v1.Admin.DeletePolicy:output_type -> farcall.admin.v1.DeletePolicyResponse
+	6,  // 74: farcall.admin.v1.Admin.ListPolicies:output_type -> farcall.admin.v1.ListPoliciesResponse
+	9,  // 75: farcall.admin.v1.Admin.PreviewPolicy:output_type -> farcall.admin.v1.PreviewPolicyResponse
+	13, // 76: farcall.admin.v1.Admin.Cordon:output_type -> farcall.admin.v1.CordonResponse
+	15, // 77: farcall.admin.v1.Admin.Uncordon:output_type -> farcall.admin.v1.UncordonResponse
+	17, // 78: farcall.admin.v1.Admin.ListCordons:output_type -> farcall.admin.v1.ListCordonsResponse
+	22, // 79: farcall.admin.v1.Admin.ListHolds:output_type -> farcall.admin.v1.ListHoldsResponse
+	25, // 80: farcall.admin.v1.Admin.ReleaseHold:output_type -> farcall.admin.v1.ReleaseHoldResponse
+	66, // [66:81] is the sub-list for method output_type
+	51, // [51:66] is the sub-list for method input_type
+	51, // [51:51] is the sub-list for extension type_name
+	51, // [51:51] is the sub-list for extension extendee
+	0,  // [0:51] is the sub-list for field type_name
 }
 
 func init() { file_farcall_admin_v1_admin_proto_init() }
@@ -3515,7 +3745,7 @@ func file_farcall_admin_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_farcall_admin_v1_admin_proto_rawDesc), len(file_farcall_admin_v1_admin_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   44,
+			NumMessages:   46,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

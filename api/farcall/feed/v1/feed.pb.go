@@ -665,7 +665,9 @@ type ReportRequest struct {
 	// What it holds at revision. Unset where it cannot say, as during a snapshot.
 	Digest *Digest `protobuf:"bytes,10,opt,name=digest,proto3" json:"digest,omitempty"`
 	// How often it was sent a snapshot because of drift, since it started.
-	Drifts        uint64 `protobuf:"varint,11,opt,name=drifts,proto3" json:"drifts,omitempty"`
+	Drifts uint64 `protobuf:"varint,11,opt,name=drifts,proto3" json:"drifts,omitempty"`
+	// What it holds back of its own registries, by their names; empty where it holds nothing.
+	Held          []*HeldBack `protobuf:"bytes,12,rep,name=held,proto3" json:"held,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -777,6 +779,121 @@ func (x *ReportRequest) GetDrifts() uint64 {
 	return 0
 }
 
+func (x *ReportRequest) GetHeld() []*HeldBack {
+	if x != nil {
+		return x.Held
+	}
+	return nil
+}
+
+// HeldBack is what an agent holds back of one of its own registries: instances that the registry lists
+// no more and that it has in its lists all the same.
+type HeldBack struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Registry  string                 `protobuf:"bytes,1,opt,name=registry,proto3" json:"registry,omitempty"`
+	Instances uint64                 `protobuf:"varint,2,opt,name=instances,proto3" json:"instances,omitempty"`
+	// How many of them the cluster's owner lists or has listed meanwhile: these go with the owner's
+	// word. 0 where the agent hears nothing fresh of the owner, and its own time counts for all.
+	Followed uint64 `protobuf:"varint,3,opt,name=followed,proto3" json:"followed,omitempty"`
+	// Why the oldest is held, as a word, and the same in words.
+	Reason string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	Detail string `protobuf:"bytes,5,opt,name=detail,proto3" json:"detail,omitempty"`
+	// How long the oldest has been held, and how long it is until the last ends by the agent's own time.
+	// Clocks of different hosts are never compared.
+	Held *durationpb.Duration `protobuf:"bytes,6,opt,name=held,proto3" json:"held,omitempty"`
+	Left *durationpb.Duration `protobuf:"bytes,7,opt,name=left,proto3" json:"left,omitempty"`
+	// The first of them, in the order of their names.
+	Some          []*v1.HeldInstance `protobuf:"bytes,8,rep,name=some,proto3" json:"some,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HeldBack) Reset() {
+	*x = HeldBack{}
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HeldBack) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HeldBack) ProtoMessage() {}
+
+func (x *HeldBack) ProtoReflect() protoreflect.Message {
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HeldBack.ProtoReflect.Descriptor instead.
+func (*HeldBack) Descriptor() ([]byte, []int) {
+	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *HeldBack) GetRegistry() string {
+	if x != nil {
+		return x.Registry
+	}
+	return ""
+}
+
+func (x *HeldBack) GetInstances() uint64 {
+	if x != nil {
+		return x.Instances
+	}
+	return 0
+}
+
+func (x *HeldBack) GetFollowed() uint64 {
+	if x != nil {
+		return x.Followed
+	}
+	return 0
+}
+
+func (x *HeldBack) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *HeldBack) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+func (x *HeldBack) GetHeld() *durationpb.Duration {
+	if x != nil {
+		return x.Held
+	}
+	return nil
+}
+
+func (x *HeldBack) GetLeft() *durationpb.Duration {
+	if x != nil {
+		return x.Left
+	}
+	return nil
+}
+
+func (x *HeldBack) GetSome() []*v1.HeldInstance {
+	if x != nil {
+		return x.Some
+	}
+	return nil
+}
+
 type ReportResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -785,7 +902,7 @@ type ReportResponse struct {
 
 func (x *ReportResponse) Reset() {
 	*x = ReportResponse{}
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[9]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -797,7 +914,7 @@ func (x *ReportResponse) String() string {
 func (*ReportResponse) ProtoMessage() {}
 
 func (x *ReportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[9]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -810,7 +927,7 @@ func (x *ReportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportResponse.ProtoReflect.Descriptor instead.
 func (*ReportResponse) Descriptor() ([]byte, []int) {
-	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{9}
+	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{10}
 }
 
 // SavedView is what an agent keeps on its disk of what the feed brought, to start from.
@@ -824,14 +941,17 @@ type SavedView struct {
 	Cluster string `protobuf:"bytes,3,opt,name=cluster,proto3" json:"cluster,omitempty"`
 	Node    string `protobuf:"bytes,4,opt,name=node,proto3" json:"node,omitempty"`
 	// Everything, in one message. An entry's revision is -1 where the store did not hold it any more.
-	View          *WatchResponse `protobuf:"bytes,5,opt,name=view,proto3" json:"view,omitempty"`
+	View *WatchResponse `protobuf:"bytes,5,opt,name=view,proto3" json:"view,omitempty"`
+	// What the agent that saved it can read of the store, as a fingerprint. One that reads something else
+	// starts from it, and asks the feed for everything. Empty where it holds what yet another one saved.
+	Reads         string `protobuf:"bytes,6,opt,name=reads,proto3" json:"reads,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SavedView) Reset() {
 	*x = SavedView{}
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[10]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -843,7 +963,7 @@ func (x *SavedView) String() string {
 func (*SavedView) ProtoMessage() {}
 
 func (x *SavedView) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[10]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -856,7 +976,7 @@ func (x *SavedView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SavedView.ProtoReflect.Descriptor instead.
 func (*SavedView) Descriptor() ([]byte, []int) {
-	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{10}
+	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *SavedView) GetGeneration() uint64 {
@@ -894,6 +1014,13 @@ func (x *SavedView) GetView() *WatchResponse {
 	return nil
 }
 
+func (x *SavedView) GetReads() string {
+	if x != nil {
+		return x.Reads
+	}
+	return ""
+}
+
 type ContributeRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Who contributes: the first message of a stream only.
@@ -909,7 +1036,7 @@ type ContributeRequest struct {
 
 func (x *ContributeRequest) Reset() {
 	*x = ContributeRequest{}
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[11]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -921,7 +1048,7 @@ func (x *ContributeRequest) String() string {
 func (*ContributeRequest) ProtoMessage() {}
 
 func (x *ContributeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[11]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -934,7 +1061,7 @@ func (x *ContributeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContributeRequest.ProtoReflect.Descriptor instead.
 func (*ContributeRequest) Descriptor() ([]byte, []int) {
-	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{11}
+	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ContributeRequest) GetContributor() *Contributor {
@@ -970,7 +1097,7 @@ type Contributor struct {
 
 func (x *Contributor) Reset() {
 	*x = Contributor{}
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[12]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -982,7 +1109,7 @@ func (x *Contributor) String() string {
 func (*Contributor) ProtoMessage() {}
 
 func (x *Contributor) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[12]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -995,7 +1122,7 @@ func (x *Contributor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Contributor.ProtoReflect.Descriptor instead.
 func (*Contributor) Descriptor() ([]byte, []int) {
-	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{12}
+	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Contributor) GetFederation() string {
@@ -1035,7 +1162,7 @@ type Standing struct {
 
 func (x *Standing) Reset() {
 	*x = Standing{}
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[13]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1047,7 +1174,7 @@ func (x *Standing) String() string {
 func (*Standing) ProtoMessage() {}
 
 func (x *Standing) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[13]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1060,7 +1187,7 @@ func (x *Standing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Standing.ProtoReflect.Descriptor instead.
 func (*Standing) Descriptor() ([]byte, []int) {
-	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{13}
+	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Standing) GetLinks() []*Link {
@@ -1087,7 +1214,7 @@ type Link struct {
 
 func (x *Link) Reset() {
 	*x = Link{}
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[14]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1099,7 +1226,7 @@ func (x *Link) String() string {
 func (*Link) ProtoMessage() {}
 
 func (x *Link) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[14]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1112,7 +1239,7 @@ func (x *Link) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Link.ProtoReflect.Descriptor instead.
 func (*Link) Descriptor() ([]byte, []int) {
-	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{14}
+	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Link) GetName() string {
@@ -1164,7 +1291,7 @@ type Contribution struct {
 
 func (x *Contribution) Reset() {
 	*x = Contribution{}
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[15]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1176,7 +1303,7 @@ func (x *Contribution) String() string {
 func (*Contribution) ProtoMessage() {}
 
 func (x *Contribution) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[15]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1189,7 +1316,7 @@ func (x *Contribution) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Contribution.ProtoReflect.Descriptor instead.
 func (*Contribution) Descriptor() ([]byte, []int) {
-	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{15}
+	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Contribution) GetLink() string {
@@ -1261,7 +1388,7 @@ type Snapshot struct {
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[16]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1273,7 +1400,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[16]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1286,7 +1413,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{16}
+	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Snapshot) GetSource() string {
@@ -1329,7 +1456,7 @@ type ServiceName struct {
 
 func (x *ServiceName) Reset() {
 	*x = ServiceName{}
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[17]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1341,7 +1468,7 @@ func (x *ServiceName) String() string {
 func (*ServiceName) ProtoMessage() {}
 
 func (x *ServiceName) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[17]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1354,7 +1481,7 @@ func (x *ServiceName) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceName.ProtoReflect.Descriptor instead.
 func (*ServiceName) Descriptor() ([]byte, []int) {
-	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{17}
+	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ServiceName) GetNamespace() string {
@@ -1388,7 +1515,7 @@ type SetAside struct {
 
 func (x *SetAside) Reset() {
 	*x = SetAside{}
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[18]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1400,7 +1527,7 @@ func (x *SetAside) String() string {
 func (*SetAside) ProtoMessage() {}
 
 func (x *SetAside) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[18]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1413,7 +1540,7 @@ func (x *SetAside) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetAside.ProtoReflect.Descriptor instead.
 func (*SetAside) Descriptor() ([]byte, []int) {
-	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{18}
+	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *SetAside) GetRecord() string {
@@ -1443,7 +1570,7 @@ type ContributeResponse struct {
 
 func (x *ContributeResponse) Reset() {
 	*x = ContributeResponse{}
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[19]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1455,7 +1582,7 @@ func (x *ContributeResponse) String() string {
 func (*ContributeResponse) ProtoMessage() {}
 
 func (x *ContributeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[19]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1468,7 +1595,7 @@ func (x *ContributeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContributeResponse.ProtoReflect.Descriptor instead.
 func (*ContributeResponse) Descriptor() ([]byte, []int) {
-	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{19}
+	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ContributeResponse) GetGrants() []*Grant {
@@ -1495,7 +1622,7 @@ type Grant struct {
 
 func (x *Grant) Reset() {
 	*x = Grant{}
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[20]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1507,7 +1634,7 @@ func (x *Grant) String() string {
 func (*Grant) ProtoMessage() {}
 
 func (x *Grant) ProtoReflect() protoreflect.Message {
-	mi := &file_farcall_feed_v1_feed_proto_msgTypes[20]
+	mi := &file_farcall_feed_v1_feed_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1520,7 +1647,7 @@ func (x *Grant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Grant.ProtoReflect.Descriptor instead.
 func (*Grant) Descriptor() ([]byte, []int) {
-	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{20}
+	return file_farcall_feed_v1_feed_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Grant) GetLink() string {
@@ -1588,7 +1715,7 @@ const file_farcall_feed_v1_feed_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\fR\x05value\x12\x1a\n" +
 	"\brevision\x18\x03 \x01(\x03R\brevision\x12\x18\n" +
-	"\adeleted\x18\x04 \x01(\bR\adeleted\"\x81\x04\n" +
+	"\adeleted\x18\x04 \x01(\bR\adeleted\"\xb0\x04\n" +
 	"\rReportRequest\x12/\n" +
 	"\x05agent\x18\x01 \x01(\v2\x19.farcall.catalog.v1.AgentR\x05agent\x12B\n" +
 	"\x06epochs\x18\x02 \x03(\v2*.farcall.feed.v1.ReportRequest.EpochsEntryR\x06epochs\x12\x19\n" +
@@ -1603,11 +1730,21 @@ const file_farcall_feed_v1_feed_proto_rawDesc = "" +
 	"\bpolicies\x18\t \x03(\v2\x16.farcall.feed.v1.EntryR\bpolicies\x12/\n" +
 	"\x06digest\x18\n" +
 	" \x01(\v2\x17.farcall.feed.v1.DigestR\x06digest\x12\x16\n" +
-	"\x06drifts\x18\v \x01(\x04R\x06drifts\x1a9\n" +
+	"\x06drifts\x18\v \x01(\x04R\x06drifts\x12-\n" +
+	"\x04held\x18\f \x03(\v2\x19.farcall.feed.v1.HeldBackR\x04held\x1a9\n" +
 	"\vEpochsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\x10\n" +
-	"\x0eReportResponse\"\xbf\x01\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\xa2\x02\n" +
+	"\bHeldBack\x12\x1a\n" +
+	"\bregistry\x18\x01 \x01(\tR\bregistry\x12\x1c\n" +
+	"\tinstances\x18\x02 \x01(\x04R\tinstances\x12\x1a\n" +
+	"\bfollowed\x18\x03 \x01(\x04R\bfollowed\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\x12\x16\n" +
+	"\x06detail\x18\x05 \x01(\tR\x06detail\x12-\n" +
+	"\x04held\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x04held\x12-\n" +
+	"\x04left\x18\a \x01(\v2\x19.google.protobuf.DurationR\x04left\x122\n" +
+	"\x04some\x18\b \x03(\v2\x1e.farcall.admin.v1.HeldInstanceR\x04some\"\x10\n" +
+	"\x0eReportResponse\"\xd5\x01\n" +
 	"\tSavedView\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +
@@ -1615,7 +1752,8 @@ const file_farcall_feed_v1_feed_proto_rawDesc = "" +
 	"\x05saved\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05saved\x12\x18\n" +
 	"\acluster\x18\x03 \x01(\tR\acluster\x12\x12\n" +
 	"\x04node\x18\x04 \x01(\tR\x04node\x122\n" +
-	"\x04view\x18\x05 \x01(\v2\x1e.farcall.feed.v1.WatchResponseR\x04view\"\xcd\x01\n" +
+	"\x04view\x18\x05 \x01(\v2\x1e.farcall.feed.v1.WatchResponseR\x04view\x12\x14\n" +
+	"\x05reads\x18\x06 \x01(\tR\x05reads\"\xcd\x01\n" +
 	"\x11ContributeRequest\x12>\n" +
 	"\vcontributor\x18\x01 \x01(\v2\x1c.farcall.feed.v1.ContributorR\vcontributor\x125\n" +
 	"\bstanding\x18\x02 \x01(\v2\x19.farcall.feed.v1.StandingR\bstanding\x12A\n" +
@@ -1680,7 +1818,7 @@ func file_farcall_feed_v1_feed_proto_rawDescGZIP() []byte {
 	return file_farcall_feed_v1_feed_proto_rawDescData
 }
 
-var file_farcall_feed_v1_feed_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_farcall_feed_v1_feed_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_farcall_feed_v1_feed_proto_goTypes = []any{
 	(*ConsultRequest)(nil),           // 0: farcall.feed.v1.ConsultRequest
 	(*ConsultResponse)(nil),          // 1: farcall.feed.v1.ConsultResponse
@@ -1691,70 +1829,76 @@ var file_farcall_feed_v1_feed_proto_goTypes = []any{
 	(*WatchResponse)(nil),            // 6: farcall.feed.v1.WatchResponse
 	(*Entry)(nil),                    // 7: farcall.feed.v1.Entry
 	(*ReportRequest)(nil),            // 8: farcall.feed.v1.ReportRequest
-	(*ReportResponse)(nil),           // 9: farcall.feed.v1.ReportResponse
-	(*SavedView)(nil),                // 10: farcall.feed.v1.SavedView
-	(*ContributeRequest)(nil),        // 11: farcall.feed.v1.ContributeRequest
-	(*Contributor)(nil),              // 12: farcall.feed.v1.Contributor
-	(*Standing)(nil),                 // 13: farcall.feed.v1.Standing
-	(*Link)(nil),                     // 14: farcall.feed.v1.Link
-	(*Contribution)(nil),             // 15: farcall.feed.v1.Contribution
-	(*Snapshot)(nil),                 // 16: farcall.feed.v1.Snapshot
-	(*ServiceName)(nil),              // 17: farcall.feed.v1.ServiceName
-	(*SetAside)(nil),                 // 18: farcall.feed.v1.SetAside
-	(*ContributeResponse)(nil),       // 19: farcall.feed.v1.ContributeResponse
-	(*Grant)(nil),                    // 20: farcall.feed.v1.Grant
-	nil,                              // 21: farcall.feed.v1.Digest.PartsEntry
-	nil,                              // 22: farcall.feed.v1.ReportRequest.EpochsEntry
-	(*v1.ExplainRequest)(nil),        // 23: farcall.admin.v1.ExplainRequest
-	(*v1.PreviewPolicyRequest)(nil),  // 24: farcall.admin.v1.PreviewPolicyRequest
-	(*v1.ExplainResponse)(nil),       // 25: farcall.admin.v1.ExplainResponse
-	(*v1.PreviewPolicyResponse)(nil), // 26: farcall.admin.v1.PreviewPolicyResponse
-	(*v11.Agent)(nil),                // 27: farcall.catalog.v1.Agent
-	(*timestamppb.Timestamp)(nil),    // 28: google.protobuf.Timestamp
+	(*HeldBack)(nil),                 // 9: farcall.feed.v1.HeldBack
+	(*ReportResponse)(nil),           // 10: farcall.feed.v1.ReportResponse
+	(*SavedView)(nil),                // 11: farcall.feed.v1.SavedView
+	(*ContributeRequest)(nil),        // 12: farcall.feed.v1.ContributeRequest
+	(*Contributor)(nil),              // 13: farcall.feed.v1.Contributor
+	(*Standing)(nil),                 // 14: farcall.feed.v1.Standing
+	(*Link)(nil),                     // 15: farcall.feed.v1.Link
+	(*Contribution)(nil),             // 16: farcall.feed.v1.Contribution
+	(*Snapshot)(nil),                 // 17: farcall.feed.v1.Snapshot
+	(*ServiceName)(nil),              // 18: farcall.feed.v1.ServiceName
+	(*SetAside)(nil),                 // 19: farcall.feed.v1.SetAside
+	(*ContributeResponse)(nil),       // 20: farcall.feed.v1.ContributeResponse
+	(*Grant)(nil),                    // 21: farcall.feed.v1.Grant
+	nil,                              // 22: farcall.feed.v1.Digest.PartsEntry
+	nil,                              // 23: farcall.feed.v1.ReportRequest.EpochsEntry
+	(*v1.ExplainRequest)(nil),        // 24: farcall.admin.v1.ExplainRequest
+	(*v1.PreviewPolicyRequest)(nil),  // 25: farcall.admin.v1.PreviewPolicyRequest
+	(*v1.ExplainResponse)(nil),       // 26: farcall.admin.v1.ExplainResponse
+	(*v1.PreviewPolicyResponse)(nil), // 27: farcall.admin.v1.PreviewPolicyResponse
+	(*v11.Agent)(nil),                // 28: farcall.catalog.v1.Agent
 	(*durationpb.Duration)(nil),      // 29: google.protobuf.Duration
-	(*v11.Instance)(nil),             // 30: farcall.catalog.v1.Instance
+	(*v1.HeldInstance)(nil),          // 30: farcall.admin.v1.HeldInstance
+	(*timestamppb.Timestamp)(nil),    // 31: google.protobuf.Timestamp
+	(*v11.Instance)(nil),             // 32: farcall.catalog.v1.Instance
 }
 var file_farcall_feed_v1_feed_proto_depIdxs = []int32{
-	12, // 0: farcall.feed.v1.ConsultRequest.agent:type_name -> farcall.feed.v1.Contributor
+	13, // 0: farcall.feed.v1.ConsultRequest.agent:type_name -> farcall.feed.v1.Contributor
 	3,  // 1: farcall.feed.v1.ConsultRequest.answer:type_name -> farcall.feed.v1.Answer
 	2,  // 2: farcall.feed.v1.ConsultResponse.question:type_name -> farcall.feed.v1.Question
-	23, // 3: farcall.feed.v1.Question.explain:type_name -> farcall.admin.v1.ExplainRequest
-	24, // 4: farcall.feed.v1.Question.preview:type_name -> farcall.admin.v1.PreviewPolicyRequest
-	25, // 5: farcall.feed.v1.Answer.explain:type_name -> farcall.admin.v1.ExplainResponse
-	26, // 6: farcall.feed.v1.Answer.preview:type_name -> farcall.admin.v1.PreviewPolicyResponse
+	24, // 3: farcall.feed.v1.Question.explain:type_name -> farcall.admin.v1.ExplainRequest
+	25, // 4: farcall.feed.v1.Question.preview:type_name -> farcall.admin.v1.PreviewPolicyRequest
+	26, // 5: farcall.feed.v1.Answer.explain:type_name -> farcall.admin.v1.ExplainResponse
+	27, // 6: farcall.feed.v1.Answer.preview:type_name -> farcall.admin.v1.PreviewPolicyResponse
 	5,  // 7: farcall.feed.v1.WatchRequest.digest:type_name -> farcall.feed.v1.Digest
-	21, // 8: farcall.feed.v1.Digest.parts:type_name -> farcall.feed.v1.Digest.PartsEntry
+	22, // 8: farcall.feed.v1.Digest.parts:type_name -> farcall.feed.v1.Digest.PartsEntry
 	7,  // 9: farcall.feed.v1.WatchResponse.entries:type_name -> farcall.feed.v1.Entry
 	5,  // 10: farcall.feed.v1.WatchResponse.digest:type_name -> farcall.feed.v1.Digest
-	27, // 11: farcall.feed.v1.ReportRequest.agent:type_name -> farcall.catalog.v1.Agent
-	22, // 12: farcall.feed.v1.ReportRequest.epochs:type_name -> farcall.feed.v1.ReportRequest.EpochsEntry
+	28, // 11: farcall.feed.v1.ReportRequest.agent:type_name -> farcall.catalog.v1.Agent
+	23, // 12: farcall.feed.v1.ReportRequest.epochs:type_name -> farcall.feed.v1.ReportRequest.EpochsEntry
 	7,  // 13: farcall.feed.v1.ReportRequest.policies:type_name -> farcall.feed.v1.Entry
 	5,  // 14: farcall.feed.v1.ReportRequest.digest:type_name -> farcall.feed.v1.Digest
-	28, // 15: farcall.feed.v1.SavedView.saved:type_name -> google.protobuf.Timestamp
-	6,  // 16: farcall.feed.v1.SavedView.view:type_name -> farcall.feed.v1.WatchResponse
-	12, // 17: farcall.feed.v1.ContributeRequest.contributor:type_name -> farcall.feed.v1.Contributor
-	13, // 18: farcall.feed.v1.ContributeRequest.standing:type_name -> farcall.feed.v1.Standing
-	15, // 19: farcall.feed.v1.ContributeRequest.contribution:type_name -> farcall.feed.v1.Contribution
-	14, // 20: farcall.feed.v1.Standing.links:type_name -> farcall.feed.v1.Link
-	29, // 21: farcall.feed.v1.Link.age:type_name -> google.protobuf.Duration
-	16, // 22: farcall.feed.v1.Contribution.snapshots:type_name -> farcall.feed.v1.Snapshot
-	17, // 23: farcall.feed.v1.Snapshot.services:type_name -> farcall.feed.v1.ServiceName
-	30, // 24: farcall.feed.v1.Snapshot.instances:type_name -> farcall.catalog.v1.Instance
-	18, // 25: farcall.feed.v1.Snapshot.set_aside:type_name -> farcall.feed.v1.SetAside
-	20, // 26: farcall.feed.v1.ContributeResponse.grants:type_name -> farcall.feed.v1.Grant
-	4,  // 27: farcall.feed.v1.Feed.Watch:input_type -> farcall.feed.v1.WatchRequest
-	8,  // 28: farcall.feed.v1.Feed.Report:input_type -> farcall.feed.v1.ReportRequest
-	11, // 29: farcall.feed.v1.Feed.Contribute:input_type -> farcall.feed.v1.ContributeRequest
-	0,  // 30: farcall.feed.v1.Feed.Consult:input_type -> farcall.feed.v1.ConsultRequest
-	6,  // 31: farcall.feed.v1.Feed.Watch:output_type -> farcall.feed.v1.WatchResponse
-	9,  // 32: farcall.feed.v1.Feed.Report:output_type -> farcall.feed.v1.ReportResponse
-	19, // 33: farcall.feed.v1.Feed.Contribute:output_type -> farcall.feed.v1.ContributeResponse
-	1,  // 34: farcall.feed.v1.Feed.Consult:output_type -> farcall.feed.v1.ConsultResponse
-	31, // [31:35] is the sub-list for method output_type
-	27, // [27:31] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	9,  // 15: farcall.feed.v1.ReportRequest.held:type_name -> farcall.feed.v1.HeldBack
+	29, // 16: farcall.feed.v1.HeldBack.held:type_name -> google.protobuf.Duration
+	29, // 17: farcall.feed.v1.HeldBack.left:type_name -> google.protobuf.Duration
+	30, // 18: farcall.feed.v1.HeldBack.some:type_name -> farcall.admin.v1.HeldInstance
+	31, // 19: farcall.feed.v1.SavedView.saved:type_name -> google.protobuf.Timestamp
+	6,  // 20: farcall.feed.v1.SavedView.view:type_name -> farcall.feed.v1.WatchResponse
+	13, // 21: farcall.feed.v1.ContributeRequest.contributor:type_name -> farcall.feed.v1.Contributor
+	14, // 22: farcall.feed.v1.ContributeRequest.standing:type_name -> farcall.feed.v1.Standing
+	16, // 23: farcall.feed.v1.ContributeRequest.contribution:type_name -> farcall.feed.v1.Contribution
+	15, // 24: farcall.feed.v1.Standing.links:type_name -> farcall.feed.v1.Link
+	29, // 25: farcall.feed.v1.Link.age:type_name -> google.protobuf.Duration
+	17, // 26: farcall.feed.v1.Contribution.snapshots:type_name -> farcall.feed.v1.Snapshot
+	18, // 27: farcall.feed.v1.Snapshot.services:type_name -> farcall.feed.v1.ServiceName
+	32, // 28: farcall.feed.v1.Snapshot.instances:type_name -> farcall.catalog.v1.Instance
+	19, // 29: farcall.feed.v1.Snapshot.set_aside:type_name -> farcall.feed.v1.SetAside
+	21, // 30: farcall.feed.v1.ContributeResponse.grants:type_name -> farcall.feed.v1.Grant
+	4,  // 31: farcall.feed.v1.Feed.Watch:input_type -> farcall.feed.v1.WatchRequest
+	8,  // 32: farcall.feed.v1.Feed.Report:input_type -> farcall.feed.v1.ReportRequest
+	12, // 33: farcall.feed.v1.Feed.Contribute:input_type -> farcall.feed.v1.ContributeRequest
+	0,  // 34: farcall.feed.v1.Feed.Consult:input_type -> farcall.feed.v1.ConsultRequest
+	6,  // 35: farcall.feed.v1.Feed.Watch:output_type -> farcall.feed.v1.WatchResponse
+	10, // 36: farcall.feed.v1.Feed.Report:output_type -> farcall.feed.v1.ReportResponse
+	20, // 37: farcall.feed.v1.Feed.Contribute:output_type -> farcall.feed.v1.ContributeResponse
+	1,  // 38: farcall.feed.v1.Feed.Consult:output_type -> farcall.feed.v1.ConsultResponse
+	35, // [35:39] is the sub-list for method output_type
+	31, // [31:35] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_farcall_feed_v1_feed_proto_init() }
@@ -1777,7 +1921,7 @@ func file_farcall_feed_v1_feed_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_farcall_feed_v1_feed_proto_rawDesc), len(file_farcall_feed_v1_feed_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   23,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

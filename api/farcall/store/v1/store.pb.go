@@ -274,7 +274,10 @@ type Replica struct {
 	// host:port of its gRPC listener.
 	Address string `protobuf:"bytes,4,opt,name=address,proto3" json:"address,omitempty"`
 	// The clusters in its configuration: those it may own.
-	Clusters      []string `protobuf:"bytes,5,rep,name=clusters,proto3" json:"clusters,omitempty"`
+	Clusters []string `protobuf:"bytes,5,rep,name=clusters,proto3" json:"clusters,omitempty"`
+	// By cluster, the least epoch under which readers believe its owner, as far as this replica was
+	// told or has read. An owner below it begins anew above it.
+	Epochs        map[string]uint64 `protobuf:"bytes,6,rep,name=epochs,proto3" json:"epochs,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -340,6 +343,13 @@ func (x *Replica) GetAddress() string {
 func (x *Replica) GetClusters() []string {
 	if x != nil {
 		return x.Clusters
+	}
+	return nil
+}
+
+func (x *Replica) GetEpochs() map[string]uint64 {
+	if x != nil {
+		return x.Epochs
 	}
 	return nil
 }
@@ -1116,14 +1126,18 @@ const file_farcall_store_v1_store_proto_rawDesc = "" +
 	"\x03seq\x18\x06 \x01(\x04R\x03seq\x12:\n" +
 	"\tinstances\x18\a \x03(\v2\x1c.farcall.catalog.v1.InstanceR\tinstances\"!\n" +
 	"\x05Owner\x12\x18\n" +
-	"\areplica\x18\x01 \x01(\tR\areplica\"\xe9\x01\n" +
+	"\areplica\x18\x01 \x01(\tR\areplica\"\xe3\x02\n" +
 	"\aReplica\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04tick\x18\x02 \x01(\x04R\x04tick\x12F\n" +
 	"\tconfirmed\x18\x03 \x03(\v2(.farcall.store.v1.Replica.ConfirmedEntryR\tconfirmed\x12\x18\n" +
 	"\aaddress\x18\x04 \x01(\tR\aaddress\x12\x1a\n" +
-	"\bclusters\x18\x05 \x03(\tR\bclusters\x1a<\n" +
+	"\bclusters\x18\x05 \x03(\tR\bclusters\x12=\n" +
+	"\x06epochs\x18\x06 \x03(\v2%.farcall.store.v1.Replica.EpochsEntryR\x06epochs\x1a<\n" +
 	"\x0eConfirmedEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\x1a9\n" +
+	"\vEpochsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\xf1\x02\n" +
 	"\vClusterMeta\x12\x18\n" +
@@ -1222,7 +1236,7 @@ func file_farcall_store_v1_store_proto_rawDescGZIP() []byte {
 }
 
 var file_farcall_store_v1_store_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_farcall_store_v1_store_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_farcall_store_v1_store_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_farcall_store_v1_store_proto_goTypes = []any{
 	(RegistryStatus_State)(0),     // 0: farcall.store.v1.RegistryStatus.State
 	(*StoreID)(nil),               // 1: farcall.store.v1.StoreID
@@ -1239,37 +1253,39 @@ var file_farcall_store_v1_store_proto_goTypes = []any{
 	(*RegistryView)(nil),          // 12: farcall.store.v1.RegistryView
 	(*PoliciesSynced)(nil),        // 13: farcall.store.v1.PoliciesSynced
 	nil,                           // 14: farcall.store.v1.Replica.ConfirmedEntry
-	nil,                           // 15: farcall.store.v1.ClusterMeta.LabelsEntry
-	nil,                           // 16: farcall.store.v1.RegistryStatus.StrategiesEntry
-	nil,                           // 17: farcall.store.v1.RegistryView.StrategiesEntry
-	(*v1.Instance)(nil),           // 18: farcall.catalog.v1.Instance
-	(*v1.Locality)(nil),           // 19: farcall.catalog.v1.Locality
-	(*timestamppb.Timestamp)(nil), // 20: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 21: google.protobuf.Duration
+	nil,                           // 15: farcall.store.v1.Replica.EpochsEntry
+	nil,                           // 16: farcall.store.v1.ClusterMeta.LabelsEntry
+	nil,                           // 17: farcall.store.v1.RegistryStatus.StrategiesEntry
+	nil,                           // 18: farcall.store.v1.RegistryView.StrategiesEntry
+	(*v1.Instance)(nil),           // 19: farcall.catalog.v1.Instance
+	(*v1.Locality)(nil),           // 20: farcall.catalog.v1.Locality
+	(*timestamppb.Timestamp)(nil), // 21: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 22: google.protobuf.Duration
 }
 var file_farcall_store_v1_store_proto_depIdxs = []int32{
-	18, // 0: farcall.store.v1.Slice.instances:type_name -> farcall.catalog.v1.Instance
+	19, // 0: farcall.store.v1.Slice.instances:type_name -> farcall.catalog.v1.Instance
 	14, // 1: farcall.store.v1.Replica.confirmed:type_name -> farcall.store.v1.Replica.ConfirmedEntry
-	19, // 2: farcall.store.v1.ClusterMeta.locality:type_name -> farcall.catalog.v1.Locality
-	15, // 3: farcall.store.v1.ClusterMeta.labels:type_name -> farcall.store.v1.ClusterMeta.LabelsEntry
-	6,  // 4: farcall.store.v1.ClusterMeta.registries:type_name -> farcall.store.v1.RegistryStatus
-	0,  // 5: farcall.store.v1.RegistryStatus.state:type_name -> farcall.store.v1.RegistryStatus.State
-	20, // 6: farcall.store.v1.RegistryStatus.since:type_name -> google.protobuf.Timestamp
-	20, // 7: farcall.store.v1.RegistryStatus.last_success:type_name -> google.protobuf.Timestamp
-	16, // 8: farcall.store.v1.RegistryStatus.strategies:type_name -> farcall.store.v1.RegistryStatus.StrategiesEntry
-	9,  // 9: farcall.store.v1.Holds.groups:type_name -> farcall.store.v1.HoldGroup
-	21, // 10: farcall.store.v1.HoldGroup.held:type_name -> google.protobuf.Duration
-	21, // 11: farcall.store.v1.HoldGroup.left:type_name -> google.protobuf.Duration
-	10, // 12: farcall.store.v1.HoldGroup.services:type_name -> farcall.store.v1.HeldService
-	12, // 13: farcall.store.v1.RegistryViews.registries:type_name -> farcall.store.v1.RegistryView
-	18, // 14: farcall.store.v1.RegistryView.instances:type_name -> farcall.catalog.v1.Instance
-	9,  // 15: farcall.store.v1.RegistryView.holds:type_name -> farcall.store.v1.HoldGroup
-	17, // 16: farcall.store.v1.RegistryView.strategies:type_name -> farcall.store.v1.RegistryView.StrategiesEntry
-	17, // [17:17] is the sub-list for method output_type
-	17, // [17:17] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	15, // 2: farcall.store.v1.Replica.epochs:type_name -> farcall.store.v1.Replica.EpochsEntry
+	20, // 3: farcall.store.v1.ClusterMeta.locality:type_name -> farcall.catalog.v1.Locality
+	16, // 4: farcall.store.v1.ClusterMeta.labels:type_name -> farcall.store.v1.ClusterMeta.LabelsEntry
+	6,  // 5: farcall.store.v1.ClusterMeta.registries:type_name -> farcall.store.v1.RegistryStatus
+	0,  // 6: farcall.store.v1.RegistryStatus.state:type_name -> farcall.store.v1.RegistryStatus.State
+	21, // 7: farcall.store.v1.RegistryStatus.since:type_name -> google.protobuf.Timestamp
+	21, // 8: farcall.store.v1.RegistryStatus.last_success:type_name -> google.protobuf.Timestamp
+	17, // 9: farcall.store.v1.RegistryStatus.strategies:type_name -> farcall.store.v1.RegistryStatus.StrategiesEntry
+	9,  // 10: farcall.store.v1.Holds.groups:type_name -> farcall.store.v1.HoldGroup
+	22, // 11: farcall.store.v1.HoldGroup.held:type_name -> google.protobuf.Duration
+	22, // 12: farcall.store.v1.HoldGroup.left:type_name -> google.protobuf.Duration
+	10, // 13: farcall.store.v1.HoldGroup.services:type_name -> farcall.store.v1.HeldService
+	12, // 14: farcall.store.v1.RegistryViews.registries:type_name -> farcall.store.v1.RegistryView
+	19, // 15: farcall.store.v1.RegistryView.instances:type_name -> farcall.catalog.v1.Instance
+	9,  // 16: farcall.store.v1.RegistryView.holds:type_name -> farcall.store.v1.HoldGroup
+	18, // 17: farcall.store.v1.RegistryView.strategies:type_name -> farcall.store.v1.RegistryView.StrategiesEntry
+	18, // [18:18] is the sub-list for method output_type
+	18, // [18:18] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_farcall_store_v1_store_proto_init() }
@@ -1283,7 +1299,7 @@ func file_farcall_store_v1_store_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_farcall_store_v1_store_proto_rawDesc), len(file_farcall_store_v1_store_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   17,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
