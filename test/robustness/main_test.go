@@ -1,0 +1,11 @@
+//go:build !real || !linux
+
+package robustness
+
+import (
+	"testing"
+
+	"github.com/farcall/farcall/internal/testkit"
+)
+
+func TestMain(m *testing.M) { testkit.Main(m) }
