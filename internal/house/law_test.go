@@ -41,15 +41,17 @@ var law = []rule{
 	{"resolvers/resolvertest", []string{"internal/catalog", "internal/testkit", "resolvers"}},
 	{"internal/config", []string{"api/...", "internal/catalog", "internal/nearest", "internal/policy", "strategy"}},
 	{"internal/datadir", nil},
+	{"internal/identity", []string{"internal/catalog"}},
+	{"internal/identity/authority", []string{"internal/identity"}},
 	{"internal/nearest", nil},
 	{"internal/version", nil},
 	{"synchronizer/...", []string{
-		"api/...", "internal/catalog", "internal/explain", "internal/guard", "internal/holds", "internal/keys", "internal/mirror",
+		"api/...", "internal/catalog", "internal/explain", "internal/guard", "internal/holds", "internal/identity", "internal/keys", "internal/mirror",
 		"internal/nearest", "internal/policy", "internal/reach", "internal/store", "resolvers", "resolvers/inbox", "resolvers/intake", "strategy", "synchronizer/...",
 	}},
 	// Agents know the store from the feed only, so internal/store is not among these.
 	{"agent/...", []string{
-		"api/...", "internal/catalog", "internal/datadir", "internal/explain", "internal/guard", "internal/holds", "internal/keys", "internal/mirror",
+		"api/...", "internal/catalog", "internal/datadir", "internal/explain", "internal/guard", "internal/holds", "internal/identity", "internal/keys", "internal/mirror",
 		"internal/policy", "internal/reach", "internal/version", "resolvers", "resolvers/inbox", "resolvers/intake", "strategy", "agent/...",
 	}},
 	{"agent/pick", []string{"internal/catalog", "strategy"}},
@@ -119,6 +121,7 @@ var keepers = []struct {
 	{prefix: "golang.org/x/net/ipv", folders: []string{"resolvers/mdns"}},
 	{prefix: "github.com/spf13/", folders: []string{"cmd/..."}, inTests: true},
 	{prefix: "go.yaml.in/yaml/", folders: []string{"internal/config", "resolvers/file", "cmd/farcall/..."}},
+	{prefix: "github.com/spiffe/", folders: []string{"internal/identity"}, inTests: true},
 	{prefix: "go.opentelemetry.io/otel/sdk", folders: []string{"agent/tracing"}},
 	{prefix: "go.opentelemetry.io/otel/exporters", folders: []string{"agent/tracing"}, inTests: true},
 	{prefix: "github.com/klauspost/compress/", folders: []string{"internal/keys"}, inTests: true},

@@ -1,0 +1,9 @@
+package authority
+
+import (
+	"testing"
+
+	"github.com/farcall/farcall/internal/testkit"
+)
+
+func TestMain(m *testing.M) { testkit.Main(m) }
