@@ -128,8 +128,8 @@ func FromContext(ctx context.Context) (ID, bool) {
 	return info.ID, ok
 }
 
-// Refuse counts and logs that a call was refused because of who made it; call is a word for metrics:
-// feed, admin or peer. It gives why back.
+// Refuse counts and logs that a call was refused because of who made it; call is a word for metrics, one
+// of a few. It gives why back.
 func (s *Source) Refuse(ctx context.Context, call string, why error) error {
 	s.metrics.claims.WithLabelValues(call).Inc()
 	var remote net.Addr

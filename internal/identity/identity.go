@@ -135,7 +135,7 @@ func Any(roles ...Role) Authorise {
 		for i, r := range roles {
 			words[i] = string(r)
 		}
-		return &Refusal{Reason: ReasonRole, Why: fmt.Sprintf("it is a %s, where a %s is wanted", id.Role, strings.Join(words, " or a "))}
+		return &Refusal{Reason: ReasonRole, Why: fmt.Sprintf("its role is %s, where %s is wanted", id.Role, strings.Join(words, " or "))}
 	}
 }
 

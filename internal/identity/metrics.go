@@ -20,7 +20,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 			Name: "farcall_identity_refused_total", Help: "TLS handshakes that came to nothing, by side and reason.",
 		}, []string{"side", "reason"}),
 		claims: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "farcall_identity_claims_refused_total", Help: "Calls over connections that are up which were refused because of who made them, by what they were: feed, admin, peer.",
+			Name: "farcall_identity_claims_refused_total", Help: "Calls over connections that are up which were refused because of who made them, by what was called: feed, admin, health, reflection, unknown, peer.",
 		}, []string{"call"}),
 		reloads: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "farcall_identity_reloads_total", Help: "Changes of the own certificate, key or authorities, by result: ok, or failed where the last good ones stay in force.",

@@ -3,24 +3,34 @@ package identity
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 	"github.com/spiffe/go-spiffe/v2/workloadapi"
 )
 
-// followWorkloadAPI takes what a Workload API says until ctx is done. While that cannot be reached it
-// is tried again, for ever.
+// againAfter is how soon a Workload API is asked anew that wanted nothing more to do with us.
+const againAfter = 5 * time.Second
+
+// followWorkloadAPI takes what a Workload API says until ctx is done and returns ctx.Err(). While that
+// cannot be reached it is tried again, for ever.
 func (s *Source) followWorkloadAPI(ctx context.Context) error {
-	client, err := workloadapi.New(ctx, workloadapi.WithAddr(s.cfg.WorkloadAPI))
-	if err != nil {
-		return fmt.Errorf("tls.workloadAPI: %w", err)
+	again := time.NewTicker(againAfter)
+	defer again.Stop()
+	w := &workload{s: s}
+	for {
+		// The client itself tries again, with pauses, what may become better by itself.
+		err := workloadapi.WatchX509Context(ctx, w, workloadapi.WithAddr(s.cfg.WorkloadAPI))
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		w.OnX509ContextWatchError(err)
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
-	defer func() { _ = client.Close() }() // it was only listened to
-	err = client.WatchX509Context(ctx, &workload{s: s})
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
-	return fmt.Errorf("tls.workloadAPI: %w", err)
 }
 
 // workload takes what the Workload API says. Its methods are called by one goroutine.
