@@ -66,6 +66,12 @@ func (s *Service) Candidates() []strategy.Candidate { return s.candidates }
 // changed.
 func (s *Service) Policy() *policy.Effective { return s.policy }
 
+// AgentAt gives the node of the agent by which an instance of the service is reached at an address; see
+// reach.Index.
+func (s *Service) AgentAt(i *catalog.Instance, address string) (node string, ok bool) {
+	return s.index.AgentAt(i, address)
+}
+
 // PoliciesKnown reports whether the policies were read once. Until then calls stay local.
 func (s *Service) PoliciesKnown() bool { return s.policiesKnown }
 

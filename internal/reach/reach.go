@@ -38,6 +38,7 @@ type Path struct {
 type Index struct {
 	byNode map[place]string
 	byHost map[place]string
+	nodeAt map[place]string // by an agent's whole address, its node; "" for several
 }
 
 type place struct{ cluster, at string }
@@ -45,8 +46,15 @@ type place struct{ cluster, at string }
 // NewIndex returns the index of these agents, which are in cluster and node order: of two
 // agents that advertise the same host, the first stands for it.
 func NewIndex(agents []*catalogv1.Agent) *Index {
-	x := &Index{byNode: map[place]string{}, byHost: map[place]string{}}
+	x := &Index{byNode: map[place]string{}, byHost: map[place]string{}, nodeAt: map[place]string{}}
 	for _, a := range agents {
+		if p := (place{a.GetCluster(), a.GetAddress()}); x.nodeAt[p] == "" {
+			if _, several := x.nodeAt[p]; !several {
+				x.nodeAt[p] = a.GetNode()
+			}
+		} else if x.nodeAt[p] != a.GetNode() {
+			x.nodeAt[p] = ""
+		}
 		x.byNode[place{a.GetCluster(), a.GetNode()}] = a.GetAddress()
 		host, _, err := net.SplitHostPort(a.GetAddress())
 		if err != nil {
@@ -71,6 +79,17 @@ func (x *Index) agent(i *catalog.Instance) string {
 		return ""
 	}
 	return x.byHost[place{i.Cluster, i.Address}]
+}
+
+// AgentAt gives the node of the agent by which an instance is reached at an address, and whether there
+// is one: of the instance's own cluster, since another's speaks for nobody here. The node is empty where
+// several agents say that the address is theirs, as after a node got another name.
+func (x *Index) AgentAt(i *catalog.Instance, address string) (node string, ok bool) {
+	if i.Node != "" && x.byNode[place{i.Cluster, i.Node}] == address {
+		return i.Node, true
+	}
+	node, ok = x.nodeAt[place{i.Cluster, address}]
+	return node, ok
 }
 
 // Owns reports whether the instance is on the agent's own node.

@@ -65,3 +65,29 @@ func TestPathWithoutAFeed(t *testing.T) {
 		t.Error("nobody's agent owns an instance")
 	}
 }
+
+func TestAgentAt(t *testing.T) {
+	twice := append([]*catalogv1.Agent{
+		{Cluster: "north", Node: "old", Address: "10.2.0.1:50002"},
+		{Cluster: "north", Node: "new", Address: "10.2.0.1:50002"},
+	}, agents...)
+	for _, c := range []struct {
+		name                   string
+		cluster, node, address string
+		want                   string
+		ok                     bool
+	}{
+		{"its node's agent", "west", "n1", "10.1.0.1:50002", "n1", true},
+		{"an agent whose node the registry calls otherwise", "west", "x", "10.1.0.1:50002", "n1", true},
+		{"a stated relay", "west", "n1", "10.1.0.1:41000", "", false},
+		{"another cluster's agent", "west", "", "10.0.0.1:50002", "", false},
+		{"a cluster without agents", "south", "n1", "10.1.0.1:50002", "", false},
+		{"a node that got another name", "north", "new", "10.2.0.1:50002", "new", true},
+		{"nobody knows which of two", "north", "", "10.2.0.1:50002", "", true},
+	} {
+		i := &catalog.Instance{ID: catalog.ID{Cluster: c.cluster}, Node: c.node}
+		if node, ok := NewIndex(twice).AgentAt(i, c.address); node != c.want || ok != c.ok {
+			t.Errorf("%s: %q %v, want %q %v", c.name, node, ok, c.want, c.ok)
+		}
+	}
+}
