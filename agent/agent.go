@@ -39,6 +39,7 @@ import (
 	catalogv1 "github.com/farcall/farcall/api/farcall/catalog/v1"
 	"github.com/farcall/farcall/internal/catalog"
 	"github.com/farcall/farcall/internal/guard"
+	"github.com/farcall/farcall/internal/identity"
 	"github.com/farcall/farcall/internal/mirror"
 	"github.com/farcall/farcall/internal/policy"
 	"github.com/farcall/farcall/internal/reach"
@@ -67,6 +68,9 @@ type Config struct {
 	// AppToken is shown to those applications that have no token of their own (Dapr's
 	// APP_API_TOKEN).
 	AppToken string
+	// PlaintextRelays are the clusters whose registries may state relays without an identity, where the
+	// agent itself has one.
+	PlaintextRelays []string
 	// Base is what the configuration says of the applications' calls, below every policy.
 	Base policy.Settings
 	// Address is host:port of the internal listener as peers reach it.
@@ -109,6 +113,8 @@ type Deps struct {
 	Internal, HTTP, GRPC, Metrics net.Listener
 	// Dapr serves the Dapr sidecars of the node; nil for none.
 	Dapr net.Listener
+	// Identity is who this agent is; nil: synchronizers and peers are spoken to in plaintext.
+	Identity *identity.Source
 }
 
 // Agent is one node's agent.
@@ -144,7 +150,10 @@ type Agent struct {
 func New(cfg Config, deps Deps) (*Agent, error) {
 	a := &Agent{cfg: cfg, deps: deps, log: deps.Log, apps: newDelivery()}
 	self := reach.Self{Cluster: cfg.Cluster, Node: cfg.Node, Address: cfg.Address, Loopback: catalog.IsLoopback(deps.Internal.Addr().String())}
-	r := &router{counter: consult.NewCounter()}
+	r := &router{counter: consult.NewCounter(), secure: deps.Identity != nil, plaintext: map[string]bool{}}
+	for _, name := range cfg.PlaintextRelays {
+		r.plaintext[name] = true
+	}
 	r.spoken, r.others = manners(cfg)
 	ports, sidecars := map[catalog.Name]int{}, map[catalog.Name]bool{}
 	for _, p := range cfg.Apps {
@@ -158,7 +167,7 @@ func New(cfg Config, deps Deps) (*Agent, error) {
 	a.elsewhere = newAnnouncements(a.book, deps.Announcer)
 	a.tracker = reachability.New(reachability.Deps{
 		Log: deps.Log, Metrics: deps.Registry, Relays: a.book.Relays,
-		Changed: a.found,
+		Changed: a.found, Dial: a.greeter(),
 	})
 	r.book, r.tracker = a.book, a.tracker
 	if err := a.rooms(r); err != nil {
@@ -198,10 +207,11 @@ func (a *Agent) rooms(r *router) (err error) {
 	asked := consult.New(self, consult.Deps{
 		Log: a.log, Metrics: a.deps.Registry, Answerer: a.answers, Federation: func() string { return a.uplink.Federation() },
 	})
-	a.uplink = uplink.New(uplink.Config{Synchronizers: a.cfg.Synchronizers, Agent: record, File: a.cfg.ViewFile},
+	a.uplink = uplink.New(uplink.Config{Synchronizers: a.cfg.Synchronizers, Agent: record, File: a.cfg.ViewFile, Credentials: a.upward()},
 		uplink.Deps{Log: a.log, Metrics: a.deps.Registry, Listener: follower{a}, Consult: asked.Follow, Held: a.held})
 	told := contribute.Config{
 		Cluster: a.cfg.Cluster, Node: a.cfg.Node, Incarnation: record.GetIncarnation(), Synchronizers: a.cfg.Synchronizers,
+		Credentials: a.upward(),
 	}
 	read := a.cfg.Intake
 	for _, r := range read.Registries {
@@ -273,7 +283,7 @@ func (a *Agent) record() *catalogv1.Agent {
 
 // faces makes the relay and the servers before it.
 func (a *Agent) faces(r *router) (err error) {
-	calls := relay.Deps{Router: r, Apps: a.apps, Log: a.log, Metrics: a.deps.Registry}
+	calls := relay.Deps{Router: r, Apps: a.apps, Log: a.log, Metrics: a.deps.Registry, Credentials: a.sideways()}
 	if t := a.cfg.Tracing; t != nil {
 		to := tracing.Config{Endpoint: t.Endpoint, Insecure: t.Insecure, Cluster: a.cfg.Cluster, Node: a.cfg.Node, Version: a.cfg.Version}
 		if a.spans, err = tracing.New(to, tracing.Deps{Log: a.log, Metrics: a.deps.Registry}); err != nil {
@@ -305,7 +315,7 @@ func (a *Agent) faces(r *router) (err error) {
 			return err
 		}
 	}
-	a.peer, err = face.NewPeer(cfg, face.PeerDeps{Own: r, Apps: a.apps, Metrics: a.deps.Registry})
+	a.peer, err = face.NewPeer(cfg, face.PeerDeps{Own: r, Apps: a.apps, Metrics: a.deps.Registry, Identity: a.deps.Identity})
 	return err
 }
 

@@ -28,6 +28,11 @@ func (a *Agent) degraded() []string {
 	case a.uplink.Stale():
 		out = append(out, "the feed brings nothing new: every cluster is stale")
 	}
+	if id := a.deps.Identity; id != nil {
+		if why := id.Trouble(time.Now()); why != "" {
+			out = append(out, "synchronizers and other agents will not believe this one: "+why)
+		}
+	}
 	policies := a.book.Policies()
 	if !policies.Known {
 		out = append(out, "the policies are not known yet: calls stay in the own cluster")

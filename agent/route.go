@@ -28,6 +28,10 @@ type router struct {
 	// rest.
 	spoken map[catalog.Name]manner
 	others manner
+	// secure says that the agent has an identity, and whoever it calls must have one: but the relays
+	// that the registries of the plaintext clusters state.
+	secure    bool
+	plaintext map[string]bool
 }
 
 var (
@@ -181,8 +185,11 @@ func (c *choice) Clusters() []relay.ClusterChoice {
 func (r *router) target(n catalog.Name, p pick.Picked) relay.Target {
 	p.Begin()
 	t := relay.Target{Instance: p.Instance, Local: p.Local, Dial: p.Dial, Tier: p.Tier}
-	if p.Local {
+	switch {
+	case p.Local:
 		t.App = r.endpoint(p.Instance)
+	case r.secure:
+		t.Who = r.who(n, p.Instance, p.Dial)
 	}
 	t.Done = func(o relay.Outcome, latency time.Duration) {
 		now, means := time.Now(), meaning(o)

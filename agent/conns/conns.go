@@ -11,6 +11,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/connectivity"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 )
 
@@ -20,20 +21,39 @@ const idleAfter = 3 * time.Minute
 // Config says how a Pool dials.
 type Config struct {
 	Options []grpc.DialOption
+	// Credentials give how whoever is wanted at an address is spoken to; nil is for plaintext, whoever
+	// it is.
+	Credentials func(Who) credentials.TransportCredentials
+}
+
+// Who is whom a caller wants at an address. A connection is for one of them: what is said to one agent
+// is never said to another who came to have its address. The zero Who is anybody.
+type Who struct {
+	// Cluster and Node are an agent's; with an empty Node, any agent of the cluster will do.
+	Cluster, Node string
+	// Plaintext says that it is somebody without an identity.
+	Plaintext bool
 }
 
 // Pool holds the connections. It is safe for concurrent use.
 type Pool struct {
-	opts []grpc.DialOption
+	opts        []grpc.DialOption
+	credentials func(Who) credentials.TransportCredentials
 
 	mu    sync.Mutex
-	conns map[string]*Conn
+	conns map[place]*Conn
+}
+
+// place is where a connection leads.
+type place struct {
+	addr string
+	who  Who
 }
 
 // Conn is a borrowed connection. Its unexported fields are guarded by Pool.mu.
 type Conn struct {
 	*grpc.ClientConn
-	addr    string
+	at      place
 	calls   int
 	retired bool
 }
@@ -48,15 +68,19 @@ func New(c Config) *Pool {
 		grpc.WithDisableServiceConfig(),
 		grpc.WithIdleTimeout(idleAfter),
 	}, c.Options...)
-	return &Pool{opts: opts, conns: map[string]*Conn{}}
+	return &Pool{opts: opts, credentials: c.Credentials, conns: map[place]*Conn{}}
 }
 
-// Acquire gives the connection for an address, host:port, which need not be up. It is given back
-// with Release.
-func (p *Pool) Acquire(addr string) (*Conn, error) {
+// Acquire gives the connection for whoever is at an address, host:port, which need not be up. It is
+// given back with Release.
+func (p *Pool) Acquire(addr string) (*Conn, error) { return p.AcquireTo(addr, Who{}) }
+
+// AcquireTo is Acquire for somebody certain.
+func (p *Pool) AcquireTo(addr string, who Who) (*Conn, error) {
+	at := place{addr, who}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if c := p.conns[addr]; c != nil {
+	if c := p.conns[at]; c != nil {
 		c.calls++
 		return c, nil
 	}
@@ -67,12 +91,16 @@ func (p *Pool) Acquire(addr string) (*Conn, error) {
 			p.retire(c)
 		}
 	}
-	cc, err := grpc.NewClient("passthrough:///"+addr, p.opts...)
+	opts := p.opts
+	if p.credentials != nil {
+		opts = append(opts[:len(opts):len(opts)], grpc.WithTransportCredentials(p.credentials(who)))
+	}
+	cc, err := grpc.NewClient("passthrough:///"+addr, opts...)
 	if err != nil {
 		return nil, err
 	}
-	c := &Conn{ClientConn: cc, addr: addr, calls: 1}
-	p.conns[addr] = c
+	c := &Conn{ClientConn: cc, at: at, calls: 1}
+	p.conns[at] = c
 	return c, nil
 }
 
@@ -102,8 +130,10 @@ func (p *Pool) GiveUp(c *Conn) {
 func (p *Pool) Reconnect(addr string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if c := p.conns[addr]; c != nil && c.GetState() == connectivity.TransientFailure {
-		p.retire(c)
+	for at, c := range p.conns {
+		if at.addr == addr && c.GetState() == connectivity.TransientFailure {
+			p.retire(c)
+		}
 	}
 }
 
@@ -117,7 +147,7 @@ func (p *Pool) Close() {
 	}
 }
 
-// Size gives the number of addresses that there is a connection for.
+// Size gives the number of connections, of which each is for another address, or somebody else there.
 func (p *Pool) Size() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -126,7 +156,7 @@ func (p *Pool) Size() int {
 
 // retire takes a connection out of the pool; it lives as long as its calls do.
 func (p *Pool) retire(c *Conn) {
-	delete(p.conns, c.addr)
+	delete(p.conns, c.at)
 	c.retired = true
 	if c.calls == 0 {
 		closeConn(c)

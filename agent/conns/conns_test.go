@@ -164,7 +164,7 @@ func TestQuietOnesGo(t *testing.T) {
 		p.Release(c)
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		if p.conns[first.Addr().String()] != nil {
+		if p.conns[place{addr: first.Addr().String()}] != nil {
 			return fmt.Errorf("%d connections", len(p.conns))
 		}
 		return nil

@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc/credentials"
 
 	"github.com/farcall/farcall/internal/catalog"
 	"github.com/farcall/farcall/resolvers/intake"
@@ -52,7 +53,9 @@ type Config struct {
 	Incarnation string
 	// Synchronizers are host:port. Each gets a stream.
 	Synchronizers []string
-	Links         []LinkSource
+	// Credentials are how these are spoken to; nil is for plaintext.
+	Credentials credentials.TransportCredentials
+	Links       []LinkSource
 }
 
 // LinkSource is one registry of the agent and what it is called among the cluster's agents.

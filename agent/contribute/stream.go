@@ -94,7 +94,7 @@ func (c *Contributor) follow(ctx context.Context, address string) {
 
 // session contributes over one stream until it ends, and says why.
 func (c *Contributor) session(ctx context.Context, address string, log *slog.Logger) error {
-	conn, err := uplink.Dial(address)
+	conn, err := uplink.Dial(address, c.cfg.Credentials)
 	if err != nil {
 		return err
 	}

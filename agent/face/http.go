@@ -16,7 +16,7 @@ import (
 	"github.com/farcall/farcall/agent/relay"
 )
 
-// HTTP is the face that applications call over HTTP/1.1 or, without TLS, HTTP/2: Dapr's invoke
+// HTTP is the face that applications call over HTTP/1.1 or HTTP/2, with or without TLS: Dapr's invoke
 // API, health and metadata.
 type HTTP struct {
 	caller
@@ -44,6 +44,7 @@ func NewHTTP(c Config, d Deps) (*HTTP, error) {
 	}
 	h.server.Protocols.SetHTTP1(true)
 	h.server.Protocols.SetUnencryptedHTTP2(true)
+	h.server.Protocols.SetHTTP2(true) // where the listener has a certificate
 	return h, nil
 }
 

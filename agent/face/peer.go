@@ -20,13 +20,17 @@ import (
 	"github.com/farcall/farcall/agent/wire"
 	commonv1 "github.com/farcall/farcall/api/dapr/proto/common/v1"
 	internalsv1 "github.com/farcall/farcall/api/dapr/proto/internals/v1"
+	"github.com/farcall/farcall/internal/identity"
 )
 
-// PeerDeps is what the face for peers works with. All are needed.
+// PeerDeps is what the face for peers works with. All but Identity are needed.
 type PeerDeps struct {
 	Own     Own
 	Apps    relay.Apps
 	Metrics prometheus.Registerer
+	// Identity, where not nil, is who this agent is, and then only agents of its trust domain are served.
+	// Without it the face is plaintext.
+	Identity *identity.Source
 }
 
 // Peer is the face that agents and Dapr sidecars elsewhere call: CallLocal, CallLocalStream, and any
@@ -37,6 +41,7 @@ type Peer struct {
 	own      Own
 	apps     relay.Apps
 	metrics  *peerMetrics
+	identity *identity.Source // nil without TLS
 	grace    time.Duration
 	draining atomic.Bool
 }
@@ -52,8 +57,12 @@ func NewPeer(c Config, d PeerDeps) (*Peer, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Peer{own: d.Own, apps: d.Apps, metrics: m, grace: grace(c)}
-	p.listen(p.proxy, invocations(p))
+	p := &Peer{own: d.Own, apps: d.Apps, metrics: m, identity: d.Identity, grace: grace(c)}
+	var secure []grpc.ServerOption
+	if d.Identity != nil {
+		secure = append(secure, grpc.Creds(d.Identity.ServerCredentials(identity.Any(identity.Agent))))
+	}
+	p.listen(p.proxy, invocations(p), secure...)
 	return p, nil
 }
 
@@ -155,6 +164,9 @@ func (p *Peer) admit(ctx context.Context) (admission, *invoke.Error) {
 		// were served.
 		return admission{}, invoke.Errorf(codes.FailedPrecondition, invoke.ReasonSecondHop, "%s %.20q: a call is relayed once", invoke.HopKey, strings.Join(hop, ","))
 	}
+	if e := p.authentic(ctx); e != nil {
+		return admission{}, e
+	}
 	target := metadata.ValueFromIncomingContext(ctx, invoke.TargetKey)
 	if len(target) == 0 {
 		return admission{}, nil
@@ -168,6 +180,22 @@ func (p *Peer) admit(ctx context.Context) (admission, *invoke.Error) {
 		return admission{}, invoke.NotDispatched(invoke.ReasonUnknownTarget, "%s is not an instance of this node", target[0])
 	}
 	return admission{agent: true, own: own}, nil
+}
+
+// authentic says what is wrong with what an agent says of itself, where it has proven who it is.
+func (p *Peer) authentic(ctx context.Context) *invoke.Error {
+	if p.identity == nil {
+		return nil
+	}
+	id, _ := identity.FromContext(ctx)
+	for _, claimed := range metadata.ValueFromIncomingContext(ctx, invoke.OriginKey) {
+		if claimed != wire.Printable(id.Cluster)+"/"+wire.Printable(id.Name) {
+			e := invoke.Errorf(codes.PermissionDenied, invoke.ReasonDenied, "%s %.100q: the caller is %s", invoke.OriginKey, claimed, id)
+			_ = p.identity.Refuse(ctx, "peer", e) // it is e that is answered
+			return e
+		}
+	}
+	return nil
 }
 
 // deliver hands a call to the application.

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -28,8 +29,8 @@ type proxying struct {
 }
 
 // listen makes the server: register registers its services, and unknown gets all other calls.
-func (p *proxying) listen(unknown grpc.StreamHandler, register func(grpc.ServiceRegistrar)) {
-	p.server = grpc.NewServer(append(serverOptions(), proxy.ServerOptions(unknown)...)...)
+func (p *proxying) listen(unknown grpc.StreamHandler, register func(grpc.ServiceRegistrar), more ...grpc.ServerOption) {
+	p.server = grpc.NewServer(slices.Concat(serverOptions(), proxy.ServerOptions(unknown), more)...)
 	register(proxy.Limited(p.server))
 	p.services = p.server.GetServiceInfo()
 }

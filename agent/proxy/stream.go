@@ -24,8 +24,9 @@ var (
 // Way is how a callee is reached.
 type Way struct {
 	Pool *conns.Pool
-	// Address is the callee's, host:port.
+	// Address is the callee's, host:port, and To whom is wanted there.
 	Address string
+	To      conns.Who
 	// Refused says that there is no connection, in gRPC's words: certainly not executed.
 	Refused func(why string) *invoke.Error
 	// Failed says what it means that a stream ended without a word of the application, be it that
@@ -54,7 +55,7 @@ type streamKey struct{}
 // Nothing waits for what the caller says. An error means that there is no stream, so that nothing
 // was sent. The stream is closed by Call.Run.
 func Open(ctx context.Context, w Way, c *Call, more ...string) (*Stream, *invoke.Error) {
-	conn, err := w.Pool.Acquire(w.Address)
+	conn, err := w.Pool.AcquireTo(w.Address, w.To)
 	if err != nil {
 		return nil, w.Refused(err.Error())
 	}

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
@@ -39,10 +40,10 @@ type peers struct {
 	afresh bool
 }
 
-func newPeers(cluster, node string) *peers {
+func newPeers(cluster, node string, secure func(conns.Who) credentials.TransportCredentials) *peers {
 	return &peers{
 		origin: wire.Printable(cluster) + "/" + wire.Printable(node),
-		pool: conns.New(conns.Config{Options: append(proxy.DialOptions(),
+		pool: conns.New(conns.Config{Credentials: secure, Options: append(proxy.DialOptions(),
 			// As a daprd does: a peer that vanished without a word is noticed within 15 s while
 			// idle, and TCP_USER_TIMEOUT, which gRPC derives from Timeout, within 5 s under calls.
 			grpc.WithKeepaliveParams(keepalive.ClientParameters{
@@ -64,12 +65,12 @@ func (p *peers) close() { p.pool.Close() }
 // deliver relays a call to the peer of t, and returns once its answer began. The error is an
 // *invoke.Error.
 func (p *peers) deliver(ctx context.Context, t Target, r *invoke.Request) (*invoke.Response, error) {
-	return p.call(ctx, t.Dial, r, invoke.TargetKey, wire.FormatTarget(t.Instance.ID), invoke.HopKey, "1", invoke.OriginKey, p.origin)
+	return p.call(ctx, t.Dial, t.Who, r, invoke.TargetKey, wire.FormatTarget(t.Instance.ID), invoke.HopKey, "1", invoke.OriginKey, p.origin)
 }
 
-// call calls whoever listens at dial; md is what is said beside the call: key, value, key, value.
-func (p *peers) call(ctx context.Context, dial string, r *invoke.Request, md ...string) (*invoke.Response, error) {
-	conn, err := p.pool.Acquire(dial)
+// call calls who listens at dial; md is what is said beside the call: key, value, key, value.
+func (p *peers) call(ctx context.Context, dial string, who conns.Who, r *invoke.Request, md ...string) (*invoke.Response, error) {
+	conn, err := p.pool.AcquireTo(dial, who)
 	if err != nil {
 		return nil, invoke.NotDispatched(invoke.ReasonNoConnection, "%s: %v", dial, err)
 	}

@@ -9,6 +9,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 
+	"github.com/farcall/farcall/agent/conns"
 	"github.com/farcall/farcall/agent/invoke"
 	"github.com/farcall/farcall/internal/testkit"
 )
@@ -37,11 +38,11 @@ func (c *lateNews) Read([]byte) (int, error) {
 // TestDeadlineSeenByTheBodyFirst says that a call whose body stops at the deadline ran into it.
 func TestDeadlineSeenByTheBodyFirst(t *testing.T) {
 	e, _ := (&daprd{whole: true}).serve(t, "127.0.0.1:0")
-	p := newPeers("east", "n1")
+	p := newPeers("east", "n1", nil)
 	t.Cleanup(p.close)
 	ctx := &lateNews{Context: testkit.Context(t)}
 	req := &invoke.Request{Service: "cart", Verb: "POST", Method: "m", Header: invoke.Header{}, Length: -1, Rest: invoke.NewStream(ctx, nil)}
-	_, err := p.call(ctx, net.JoinHostPort(e.Address, strconv.Itoa(e.Port)), req)
+	_, err := p.call(ctx, net.JoinHostPort(e.Address, strconv.Itoa(e.Port)), conns.Who{}, req)
 	if got := invoke.AsError(err); got.Code != codes.DeadlineExceeded {
 		t.Errorf("got %v, want the deadline", err)
 	}

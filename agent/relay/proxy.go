@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
+	"github.com/farcall/farcall/agent/conns"
 	"github.com/farcall/farcall/agent/invoke"
 	"github.com/farcall/farcall/agent/proxy"
 	"github.com/farcall/farcall/agent/wire"
@@ -101,14 +102,14 @@ func (r *Relay) open(ctx context.Context, t Target, call *proxy.Call) (*proxy.St
 	if t.Local {
 		return r.apps.Open(ctx, t.App, call)
 	}
-	return r.peers.open(ctx, t.Dial, call, invoke.TargetKey, wire.FormatTarget(t.Instance.ID), invoke.HopKey, "1", invoke.OriginKey, r.peers.origin)
+	return r.peers.open(ctx, t.Dial, t.Who, call, invoke.TargetKey, wire.FormatTarget(t.Instance.ID), invoke.HopKey, "1", invoke.OriginKey, r.peers.origin)
 }
 
-// open opens a stream to whoever listens at dial. daprd up to 1.17 routes by dapr-app-id alone,
+// open opens a stream to who listens at dial. daprd up to 1.17 routes by dapr-app-id alone,
 // later ones by dapr-callee-app-id, which the call has.
-func (p *peers) open(ctx context.Context, dial string, call *proxy.Call, more ...string) (*proxy.Stream, *invoke.Error) {
+func (p *peers) open(ctx context.Context, dial string, who conns.Who, call *proxy.Call, more ...string) (*proxy.Stream, *invoke.Error) {
 	return proxy.Open(ctx, proxy.Way{
-		Pool: p.pool, Address: dial, Peer: true, Afresh: p.afresh,
+		Pool: p.pool, Address: dial, To: who, Peer: true, Afresh: p.afresh,
 		Refused: func(why string) *invoke.Error {
 			return invoke.NotDispatched(invoke.ReasonNoConnection, "%s: %s", dial, why)
 		},

@@ -20,8 +20,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 
 	"github.com/farcall/farcall/agent/app"
+	"github.com/farcall/farcall/agent/conns"
 	"github.com/farcall/farcall/agent/invoke"
 	"github.com/farcall/farcall/agent/proxy"
 	"github.com/farcall/farcall/internal/catalog"
@@ -44,7 +46,7 @@ type Config struct {
 	AccessLog AccessLog
 }
 
-// Deps is what a Relay works with. All but Tracer are needed.
+// Deps is what a Relay works with. All but Tracer and Credentials are needed.
 type Deps struct {
 	Router  Router
 	Apps    Apps
@@ -52,6 +54,9 @@ type Deps struct {
 	Metrics prometheus.Registerer
 	// Tracer, where not nil, makes spans of the calls that their callers sample.
 	Tracer trace.Tracer
+	// Credentials, where not nil, give how the one whom a Target wants is spoken to; nil is for
+	// plaintext.
+	Credentials func(conns.Who) credentials.TransportCredentials
 }
 
 // Relay makes calls. It is safe for concurrent use.
@@ -84,7 +89,7 @@ func New(c Config, d Deps) (*Relay, error) {
 	return &Relay{
 		router:    d.Router,
 		apps:      d.Apps,
-		peers:     newPeers(c.Cluster, c.Node),
+		peers:     newPeers(c.Cluster, c.Node, d.Credentials),
 		budget:    newBudget(time.Now()),
 		metrics:   m,
 		log:       d.Log,

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/farcall/farcall/agent/app"
+	"github.com/farcall/farcall/agent/conns"
 	"github.com/farcall/farcall/internal/catalog"
 )
 
@@ -77,6 +78,8 @@ type Target struct {
 	Local bool
 	App   app.Endpoint
 	Dial  string
+	// Who is wanted at Dial, where the agent has an identity.
+	Who conns.Who
 	// Tier counts from 0, the best; TierName is its name for people.
 	Tier     int
 	TierName string

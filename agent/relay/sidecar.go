@@ -7,6 +7,7 @@ import (
 	"strconv"
 
 	"github.com/farcall/farcall/agent/app"
+	"github.com/farcall/farcall/agent/conns"
 	"github.com/farcall/farcall/agent/invoke"
 	"github.com/farcall/farcall/agent/proxy"
 )
@@ -23,8 +24,8 @@ var _ Apps = (*Sidecars)(nil)
 
 // NewSidecars makes the connections' pool; nothing is dialled before the first call.
 func NewSidecars() *Sidecars {
-	p := newPeers("", "")
-	p.afresh = true // as with any application
+	p := newPeers("", "", nil) // it is on this host, and shows no identity
+	p.afresh = true            // as with any application
 	return &Sidecars{p}
 }
 
@@ -33,7 +34,7 @@ func NewSidecars() *Sidecars {
 // app.Channels.Deliver does; a sidecar that is not there is an application that is not.
 func (s *Sidecars) Deliver(ctx context.Context, e app.Endpoint, r *invoke.Request) (*invoke.Response, error) {
 	dial := net.JoinHostPort(e.Address, strconv.Itoa(e.Port))
-	resp, err := s.peers.call(ctx, dial, r, invoke.HopKey, lastHop)
+	resp, err := s.peers.call(ctx, dial, conns.Who{}, r, invoke.HopKey, lastHop)
 	var is *invoke.Error
 	if errors.As(err, &is) {
 		return resp, down(r.Service, is)
@@ -44,7 +45,7 @@ func (s *Sidecars) Deliver(ctx context.Context, e app.Endpoint, r *invoke.Reques
 // Open opens the stream of a proxied call to the sidecar at e, and fails as Deliver does.
 func (s *Sidecars) Open(ctx context.Context, e app.Endpoint, call *proxy.Call) (*proxy.Stream, *invoke.Error) {
 	dial := net.JoinHostPort(e.Address, strconv.Itoa(e.Port))
-	stream, err := s.peers.open(ctx, dial, call, invoke.HopKey, lastHop)
+	stream, err := s.peers.open(ctx, dial, conns.Who{}, call, invoke.HopKey, lastHop)
 	if err != nil {
 		return nil, down(call.Service, err)
 	}

@@ -25,6 +25,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
@@ -60,6 +61,8 @@ type Config struct {
 	Synchronizers []string
 	// Agent is what the agent says of itself.
 	Agent *catalogv1.Agent
+	// Credentials are how synchronizers are spoken to; nil is for plaintext.
+	Credentials credentials.TransportCredentials
 	// File is where the last view is kept; empty for nowhere.
 	File string
 }
@@ -219,10 +222,14 @@ func (u *Uplink) follow(ctx context.Context) error {
 }
 
 // Dial returns a connection to a synchronizer, which it does not wait for. Where one name stands
-// for several synchronizers, every Dial may lead to another of them.
-func Dial(address string) (*grpc.ClientConn, error) {
+// for several synchronizers, every Dial may lead to another of them. Without credentials, nil, it is
+// plaintext.
+func Dial(address string, c credentials.TransportCredentials) (*grpc.ClientConn, error) {
+	if c == nil {
+		c = insecure.NewCredentials()
+	}
 	return grpc.NewClient(address,
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithTransportCredentials(c),
 		grpc.WithDisableServiceConfig(),
 		grpc.WithDefaultServiceConfig(`{"loadBalancingConfig": [{"pick_first": {"shuffleAddressList": true}}]}`),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 5 * time.Second, PermitWithoutStream: true}),
@@ -235,7 +242,7 @@ var errFederation = errors.New("another federation")
 
 // session follows one synchronizer until the connection fails.
 func (u *Uplink) session(ctx context.Context, address string) error {
-	conn, err := Dial(address)
+	conn, err := Dial(address, u.cfg.Credentials)
 	if err != nil {
 		return err
 	}
