@@ -226,7 +226,7 @@ func (f *feed) Consult(stream consultStream) error {
 	if theirs := who.GetFederation(); theirs != f.s.cfg.Federation {
 		return wrongFederation(f.s.cfg.Federation, theirs)
 	}
-	if err := checkNode(who.GetCluster(), who.GetNode()); err != nil {
+	if err := f.speaker(stream.Context(), who.GetCluster(), who.GetNode()); err != nil {
 		return err
 	}
 	ctx, cancel := f.until(stream.Context())

@@ -34,7 +34,7 @@ func (f *feed) Contribute(stream contributeStream) error {
 	if err != nil {
 		return endOfRecv(err)
 	}
-	x, err := f.join(req.GetContributor())
+	x, err := f.join(stream.Context(), req.GetContributor())
 	if err != nil {
 		return err
 	}
@@ -61,14 +61,14 @@ func (f *feed) Contribute(stream contributeStream) error {
 }
 
 // join checks who contributes and to what.
-func (f *feed) join(who *feedv1.Contributor) (*links.Contributor, error) {
+func (f *feed) join(ctx context.Context, who *feedv1.Contributor) (*links.Contributor, error) {
 	if who == nil {
 		return nil, status.Error(codes.InvalidArgument, "the first message must name the contributor")
 	}
 	if theirs := who.GetFederation(); theirs != f.s.cfg.Federation {
 		return nil, wrongFederation(f.s.cfg.Federation, theirs)
 	}
-	if err := checkNode(who.GetCluster(), who.GetNode()); err != nil {
+	if err := f.speaker(ctx, who.GetCluster(), who.GetNode()); err != nil {
 		return nil, err
 	}
 	name := who.GetCluster()

@@ -155,7 +155,7 @@ func (a *admin) whom(q *question) (asks []ask, here int) {
 	forwarded.Here = true
 	for _, p := range a.s.peers() {
 		asks = append(asks, ask{"synchronizer " + p.id, func(ctx context.Context) (resp *adminv1.ExplainResponse, err error) {
-			err = p.call(func(c adminv1.AdminClient) error {
+			err = a.s.call(p, func(c adminv1.AdminClient) error {
 				resp, err = c.Explain(ctx, forwarded)
 				return err
 			})

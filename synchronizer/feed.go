@@ -26,7 +26,7 @@ func (f *feed) Watch(req *feedv1.WatchRequest, stream grpc.ServerStreamingServer
 	if req.GetFederation() != "" && req.GetFederation() != f.s.cfg.Federation {
 		return wrongFederation(f.s.cfg.Federation, req.GetFederation())
 	}
-	if err := checkNode(req.GetCluster(), req.GetNode()); err != nil {
+	if err := f.speaker(stream.Context(), req.GetCluster(), req.GetNode()); err != nil {
 		return err
 	}
 	ctx, cancel := f.until(stream.Context())
@@ -71,7 +71,7 @@ func (f *feed) Report(stream grpc.ClientStreamingServer[feedv1.ReportRequest, fe
 			return wrongFederation(ours, theirs)
 		}
 		if seat == nil {
-			if err := checkNode(req.GetAgent().GetCluster(), req.GetAgent().GetNode()); err != nil {
+			if err := f.speaker(ctx, req.GetAgent().GetCluster(), req.GetAgent().GetNode()); err != nil {
 				return err
 			}
 			if seat, err = f.s.roster.sit(req.GetAgent()); err != nil {

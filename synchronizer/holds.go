@@ -42,7 +42,7 @@ func everyReplica[T any](ctx context.Context, s *Synchronizer, here func(context
 	for n, p := range peers {
 		asking.Go(func() error {
 			all[n+1].replica = p.id
-			all[n+1].err = p.call(func(c adminv1.AdminClient) (err error) {
+			all[n+1].err = s.call(p, func(c adminv1.AdminClient) (err error) {
 				all[n+1].resp, err = there(ctx, c)
 				return err
 			})

@@ -139,7 +139,7 @@ func (a *admin) askFollowers(ctx context.Context, resp *adminv1.ListPoliciesResp
 	var asking errgroup.Group
 	for n, p := range peers {
 		asking.Go(func() error {
-			return p.call(func(c adminv1.AdminClient) error {
+			return a.s.call(p, func(c adminv1.AdminClient) error {
 				theirs, err := c.ListPolicies(ctx, &adminv1.ListPoliciesRequest{Here: true}, grpc.WaitForReady(false))
 				if err != nil {
 					a.s.log.Debug("another replica does not say who follows the policies", "replica", p.id, "error", err)

@@ -206,7 +206,7 @@ func (p *preview) askPeer(ctx context.Context, o peer) {
 	req := proto.CloneOf(p.req)
 	req.Here = true
 	var resp *adminv1.PreviewPolicyResponse
-	err := o.call(func(c adminv1.AdminClient) (err error) {
+	err := p.admin.s.call(o, func(c adminv1.AdminClient) (err error) {
 		resp, err = c.PreviewPolicy(ctx, req)
 		return err
 	})

@@ -8,10 +8,12 @@ import (
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 
 	adminv1 "github.com/farcall/farcall/api/farcall/admin/v1"
+	"github.com/farcall/farcall/internal/identity"
 	"github.com/farcall/farcall/internal/store"
 )
 
@@ -40,8 +42,12 @@ func (s *Synchronizer) peers() []peer {
 
 // call asks one thing of a replica over a connection of its own: it happens when people ask. No
 // proxy: replicas are dialled directly, whatever the environment says.
-func (p peer) call(f func(adminv1.AdminClient) error) error {
-	conn, err := grpc.NewClient(p.address, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDisableServiceConfig(), grpc.WithNoProxy())
+func (s *Synchronizer) call(p peer, f func(adminv1.AdminClient) error) error {
+	var secure credentials.TransportCredentials = insecure.NewCredentials()
+	if s.identity != nil {
+		secure = s.identity.ClientCredentials(identity.Any(identity.Synchronizer))
+	}
+	conn, err := grpc.NewClient(p.address, grpc.WithTransportCredentials(secure), grpc.WithDisableServiceConfig(), grpc.WithNoProxy())
 	if err != nil {
 		return err
 	}

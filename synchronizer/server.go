@@ -18,12 +18,12 @@ import (
 // grpcServer puts the feed, the admin API, health and reflection on one server. ctx is the
 // life of the synchronizer: streams end with it.
 func (s *Synchronizer) grpcServer(ctx context.Context) *grpc.Server {
-	srv := grpc.NewServer(
+	srv := grpc.NewServer(append(s.doors(),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 		grpc.MaxHeaderListSize(64<<10),
 		grpc.ConnectionTimeout(5*time.Second),
-	)
+	)...)
 	feedv1.RegisterFeedServer(srv, &feed{s: s, stopping: ctx})
 	adminv1.RegisterAdminServer(srv, &admin{s: s, stopping: ctx})
 	healthv1.RegisterHealthServer(srv, s.health)

@@ -25,6 +25,7 @@ import (
 	"google.golang.org/grpc/health"
 
 	"github.com/farcall/farcall/internal/catalog"
+	"github.com/farcall/farcall/internal/identity"
 	"github.com/farcall/farcall/internal/keys"
 	"github.com/farcall/farcall/internal/mirror"
 	"github.com/farcall/farcall/internal/store"
@@ -58,6 +59,9 @@ type Deps struct {
 	// GRPC serves the admin API and the feed; HTTP serves metrics and health.
 	GRPC net.Listener
 	HTTP net.Listener
+	// Identity is who this replica is, and then agents, people and other replicas must prove who they
+	// are; nil: GRPC is plaintext.
+	Identity *identity.Source
 }
 
 // listenRounds is how often an agent must have listened after its first full list before what a cluster
@@ -72,7 +76,8 @@ type Synchronizer struct {
 	registry *prometheus.Registry
 	grpcL    net.Listener
 	httpL    net.Listener
-	address  string // where other replicas reach this one
+	address  string           // where other replicas reach this one
+	identity *identity.Source // nil without TLS
 
 	store    *store.Store
 	member   *store.Member
@@ -107,7 +112,7 @@ func New(cfg Config, deps Deps) (*Synchronizer, error) {
 		intakes: map[string]*intake.Intake{},
 		links:   map[string]*links.Cluster{},
 		adopted: make(chan struct{}),
-		address: advertised(deps.GRPC.Addr(), cfg.Store),
+		address: advertised(deps.GRPC.Addr(), cfg.Store), identity: deps.Identity,
 	}
 	s.metrics = newMetrics(deps.Registry, s.mirror)
 	s.consults = newConsults(deps.Registry)
