@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/farcall/farcall/internal/identity"
 )
 
 // cli is what the verbs share: where to read and write, and the global flags.
@@ -19,6 +21,8 @@ type cli struct {
 	server string // host:port of a synchronizer
 	agent  string // host:port or unix:///path of an agent's HTTP listener
 	output string // table, json or yaml
+
+	tls identity.Config // who asks the synchronizer; its files are all set, or none
 }
 
 const (
@@ -50,6 +54,9 @@ func newRoot(stdin io.Reader, stdout, stderr io.Writer) *cobra.Command {
 	flags.StringVar(&c.server, "server", "127.0.0.1:7700", "host:port of a synchronizer")
 	flags.StringVar(&c.agent, "agent", "127.0.0.1:3500", "host:port or unix:///path of an agent")
 	flags.StringVarP(&c.output, "output", "o", formatTable, "what to print: "+strings.Join(formats, ", "))
+	flags.StringVar(&c.tls.Cert, "tls-cert", "", "certificate of who asks a synchronizer that has tls, or $FARCALL_TLS_CERT")
+	flags.StringVar(&c.tls.Key, "tls-key", "", "key of that certificate, or $FARCALL_TLS_KEY")
+	flags.StringVar(&c.tls.CA, "tls-ca", "", "authorities that a synchronizer is believed by, or $FARCALL_TLS_CA")
 	root.AddCommand(
 		newDemo(),
 		c.getCommand(),
@@ -61,6 +68,7 @@ func newRoot(stdin io.Reader, stdout, stderr io.Writer) *cobra.Command {
 		c.holdsCommand(),
 		c.checkCommand(),
 		c.callCommand(),
+		c.certsCommand(),
 		c.versionCommand(),
 	)
 	coded(root)
@@ -74,6 +82,9 @@ func (c *cli) checkFlags() error {
 	}
 	if err := checkAddress(c.server); err != nil {
 		return usagef("--server %v", err)
+	}
+	if err := c.checkTLS(); err != nil {
+		return err
 	}
 	if path, unix := strings.CutPrefix(c.agent, "unix://"); unix {
 		if !strings.HasPrefix(path, "/") {

@@ -13,7 +13,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/connectivity"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/stats"
 	"google.golang.org/grpc/status"
 
@@ -65,9 +64,13 @@ func (e *ended) HandleConn(context.Context, stats.ConnStats) {}
 // in words, with an exit code; what says what was asked.
 func (c *cli) ask(what string, f func(*admin) error) error {
 	a := &admin{server: c.server}
+	secure, err := c.credentials()
+	if err != nil {
+		return err
+	}
 	// No proxy: a synchronizer is dialled directly, whatever the shell's variables say.
 	conn, err := grpc.NewClient(c.server,
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithTransportCredentials(secure),
 		grpc.WithNoProxy(),
 		grpc.WithStatsHandler(&a.ended),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer)))
@@ -77,7 +80,7 @@ func (c *cli) ask(what string, f func(*admin) error) error {
 	defer conn.Close()
 	a.AdminClient, a.conn = adminv1.NewAdminClient(conn), conn
 	if err := f(a); err != nil {
-		return a.inWords(what, err)
+		return c.hinted(a.inWords(what, err))
 	}
 	return nil
 }

@@ -24,7 +24,7 @@ type Synchronizer struct {
 	Federation string `yaml:"federation"`
 	// Listen is host:port of the gRPC listener: admin and feed. Port 0 takes a free one.
 	Listen string `yaml:"listen" default:"127.0.0.1:7700"`
-	// Insecure allows Listen to be plaintext on an address that is not loopback.
+	// Insecure allows Listen to be plaintext on an address that is not loopback; TLS makes it none.
 	Insecure bool `yaml:"insecure,omitempty"`
 	// HTTP serves metrics and health.
 	HTTP  Listener `yaml:"http" default:"listen=127.0.0.1:7701"`
@@ -34,8 +34,10 @@ type Synchronizer struct {
 	DataDir  string    `yaml:"dataDir,omitempty"`
 	Clusters []Cluster `yaml:"clusters"`
 	Guard    Guard     `yaml:"guard"`
+	// TLS is who this synchronizer is; nil: Listen is plaintext.
+	TLS *Identity `yaml:"tls,omitempty"`
 
-	_ struct{} `later:"admin,tls"`
+	_ struct{} `later:"admin"`
 }
 
 // Agent is the configuration of cmd/agent. A value that a Parse or Read function returned is
@@ -74,8 +76,10 @@ type Agent struct {
 	// Tracing says where the spans of sampled calls go; nil: nowhere.
 	Tracing *Tracing `yaml:"tracing,omitempty"`
 	Guard   Guard    `yaml:"guard"`
+	// TLS is who this agent is; nil: it speaks plaintext with synchronizers and other agents.
+	TLS *AgentIdentity `yaml:"tls,omitempty"`
 
-	_ struct{} `later:"admin,tls"`
+	_ struct{} `later:"admin"`
 }
 
 // Cluster is one cluster that a synchronizer gathers.
@@ -275,14 +279,14 @@ type TLS struct {
 	CA   string `yaml:"ca,omitempty"`
 }
 
-// Listener is one plaintext listener.
+// Listener is one listener for those who have no identity: plaintext, or with a certificate.
 type Listener struct {
 	// Listen is host:port or unix:///path. Port 0 takes a free one.
 	Listen string `yaml:"listen"`
-	// Insecure allows an address that is neither loopback nor a unix socket.
+	// Insecure allows plaintext on an address that is neither loopback nor a unix socket.
 	Insecure bool `yaml:"insecure,omitempty"`
-
-	_ struct{} `later:"tls"`
+	// TLS is the listener's certificate; nil: it is plaintext.
+	TLS *ServerTLS `yaml:"tls,omitempty"`
 }
 
 // Network gives what net.Listen takes: "tcp" and host:port, or "unix" and a path.
@@ -300,10 +304,8 @@ type Internal struct {
 	// Advertise is host or host:port as peers reach it; empty: the host of Listen, or, where that
 	// is unspecified, the source address towards the synchronizer.
 	Advertise string `yaml:"advertise,omitempty"`
-	// Insecure allows an address that is not loopback.
+	// Insecure allows plaintext on an address that is not loopback.
 	Insecure bool `yaml:"insecure,omitempty"`
-
-	_ struct{} `later:"tls"`
 }
 
 // Guard tunes the guard against implausible removals.

@@ -37,6 +37,7 @@ clusters:
       - file: {path: ./legacy.yaml, namespace: old, include: [bill*], exclude: [billing-test]}
       - consul: {address: "https://consul:8501", datacenter: dc2, tokenFile: /run/token, tls: {cert: c.pem, key: k.pem, ca: ca.pem}, daprPortKey: RELAY, namespaces: {theirs: ours}}
 guard: {hold: 90s}
+tls: {cert: cert.pem, key: key.pem, ca: ca.pem}
 `
 
 const sampleAgent = `
@@ -51,7 +52,8 @@ internal: {listen: "127.0.0.1:0", advertise: 127.0.0.1}
 http: {listen: unix:///run/farcall/http.sock}
 grpc: {listen: 127.0.0.1:50001}
 dapr: {listen: "10.0.0.1:50003", insecure: true, announce: {interfaces: [eth1]}}
-metrics: {listen: 0.0.0.0:9464, insecure: true}
+metrics: {listen: 0.0.0.0:9464, tls: {cert: web.pem, key: web-key.pem, ca: scrapers.pem}}
+tls: {workloadAPI: "unix:///run/spire/agent.sock", plaintextRelays: [legacy]}
 strategy: remote
 accessLog: all
 apps:
@@ -93,6 +95,7 @@ func TestSynchronizerSample(t *testing.T) {
 			},
 		},
 		Guard: Guard{Hold: 90 * time.Second},
+		TLS:   &Identity{Cert: "cert.pem", Key: "key.pem", CA: "ca.pem"},
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got\n%s\nwant\n%s", got.Effective(), want.Effective())
@@ -126,7 +129,7 @@ func TestAgentSample(t *testing.T) {
 		HTTP:     Listener{Listen: "unix:///run/farcall/http.sock"},
 		GRPC:     Listener{Listen: "127.0.0.1:50001"},
 		Dapr:     &Dapr{Listen: "10.0.0.1:50003", Insecure: true, Announce: &Announce{Interfaces: []string{"eth1"}}},
-		Metrics:  Listener{Listen: "0.0.0.0:9464", Insecure: true},
+		Metrics:  Listener{Listen: "0.0.0.0:9464", TLS: &ServerTLS{Cert: "web.pem", Key: "web-key.pem", CA: "scrapers.pem"}},
 		Apps: []App{
 			{ID: "cart", Namespace: "default", Port: 8080, Protocol: "http", Register: true},
 			{ID: "cart", Namespace: "shop", Port: 8081, Protocol: "grpc"},
@@ -139,6 +142,7 @@ func TestAgentSample(t *testing.T) {
 		},
 		Strategy: string(strategy.ExternalFirst), AccessLog: "all",
 		Guard: Guard{Hold: time.Minute},
+		TLS:   &AgentIdentity{WorkloadAPI: "unix:///run/spire/agent.sock", PlaintextRelays: []string{"legacy"}},
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got\n%s\nwant\n%s", got.Effective(), want.Effective())
@@ -198,7 +202,7 @@ func TestLeftOutKeysTakeTheDesignsDefaults(t *testing.T) {
 func TestEffectiveReadsBackTheSame(t *testing.T) {
 	external := strings.Replace(sampleSynchronizer, "embedded: {dataDir: ./farcall-data}",
 		"etcd: {endpoints: [127.0.0.1:2379, 'https://b:2379'], tls: {}}\ndataDir: ./farcall-sync", 1)
-	for _, text := range []string{sampleSynchronizer, external, "federation: f", sampleSynchronizer + "insecure: true"} {
+	for _, text := range []string{sampleSynchronizer, external, "federation: f", "federation: f\nlisten: :7700\ninsecure: true"} {
 		s, err := ParseSynchronizer("s.yaml", []byte(text))
 		if err != nil {
 			t.Fatal(err)

@@ -12,12 +12,12 @@ import (
 type Dapr struct {
 	// Listen is host:port. Port 0 takes a free one.
 	Listen string `yaml:"listen"`
-	// Insecure allows an address that is not loopback.
+	// Insecure allows plaintext on an address that is not loopback.
 	Insecure bool `yaml:"insecure,omitempty"`
+	// TLS is the listener's certificate; nil: it is plaintext.
+	TLS *ServerTLS `yaml:"tls,omitempty"`
 	// Announce has it announced by multicast DNS; nil: nobody is told.
 	Announce *Announce `yaml:"announce,omitempty"`
-
-	_ struct{} `later:"tls"`
 }
 
 // Announce says where the applications that live in other clusters are announced.
@@ -28,7 +28,9 @@ type Announce struct {
 }
 
 // Listener gives the listener alone.
-func (d *Dapr) Listener() Listener { return Listener{Listen: d.Listen, Insecure: d.Insecure} }
+func (d *Dapr) Listener() Listener {
+	return Listener{Listen: d.Listen, Insecure: d.Insecure, TLS: d.TLS}
+}
 
 // dapr checks the listener for Dapr sidecars, which dial TCP only.
 func (v *validator) dapr(d *Dapr) {

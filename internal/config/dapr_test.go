@@ -31,7 +31,7 @@ func TestDapr(t *testing.T) {
 		"dapr: {listen: 'unix:///run/x'}\n":                                  "a unix socket is not possible here",
 		"dapr: {listen: '0.0.0.0:50003'}\n":                                  `write "insecure: true" in the "dapr" block`,
 		"dapr: {lisen: '127.0.0.1:50003'}\n":                                 `did you mean "listen"?`,
-		"dapr: {listen: ':1', tls: {ca: x}}\n":                               "dapr.tls: not supported by this version",
+		"dapr: {listen: ':1', tls: {ca: x}}\n":                               "dapr.tls.cert: is missing",
 		"dapr: {listen: '127.0.0.1:1', announce: {}}\n":                      "farcall.yaml:4: dapr.announce: stands beside dapr.listen: 127.0.0.1:1, which is loopback: sidecars that hear of it would call their own host",
 		"dapr: {listen: ':1', insecure: true, announce: true}\n":             "dapr.announce: want a mapping of keys to values, got true or false",
 		"dapr: {listen: ':1', insecure: true, announce: {interface: [a]}}\n": `did you mean "interfaces"?`,

@@ -66,15 +66,13 @@ var mistakes = []struct {
 		`farcall.yaml:6: resolvers[0].address: unknown key here; it goes inside "consul"`,
 		`farcall.yaml:7: resolvers[1].namespace: unknown key here; it goes inside "consul", "dns", "file", "kubernetes" or "mdns"`}},
 	{name: "a key that is no word", text: okSynchronizer + "\"a\\nb\": 1\n? [x]\n: 2\n5: 6\n", want: []string{
-		`farcall.yaml:2: "a\nb": unknown key; the keys here are clusters, dataDir, federation, guard, http, insecure, listen, store`,
+		`farcall.yaml:2: "a\nb": unknown key; the keys here are clusters, dataDir, federation, guard, http, insecure, listen, store, tls`,
 		"farcall.yaml:3: a key must be a word, got a list",
-		"farcall.yaml:5: 5: unknown key; the keys here are clusters, dataDir, federation, guard, http, insecure, listen, store"}},
+		"farcall.yaml:5: 5: unknown key; the keys here are clusters, dataDir, federation, guard, http, insecure, listen, store, tls"}},
 	{name: "keys of later versions",
-		text: okSynchronizer + "tls: {cert: x}\nadmin: {listen: y}\nhttp: {tls: {}}\nclusters:\n- {name: a, via: agents}\n",
+		text: okSynchronizer + "admin: {listen: y}\nclusters:\n- {name: a, via: agents}\n",
 		want: []string{
-			"farcall.yaml:2: tls: not supported by this version",
-			"farcall.yaml:3: admin: not supported by this version",
-			"farcall.yaml:4: http.tls: not supported by this version"}},
+			"farcall.yaml:2: admin: not supported by this version"}},
 	{name: "dns",
 		text: okSynchronizer + `clusters:
 - name: a
@@ -132,10 +130,9 @@ var mistakes = []struct {
 			`farcall.yaml:8: clusters[2].resolvers[1].mdns.interfaces[3]: eth0 is listed twice`,
 			`farcall.yaml:9: clusters[2].resolvers[2]: has both dns and mdns: want one kind; write a list entry for each`}},
 	{name: "keys of later versions for an agent", agent: true,
-		text: okAgent + "tls: {ca: x}\nhttp: {tls: {}}\n",
+		text: okAgent + "admin: {}\n",
 		want: []string{
-			"farcall.yaml:4: tls: not supported by this version",
-			"farcall.yaml:5: http.tls: not supported by this version"}},
+			"farcall.yaml:4: admin: not supported by this version"}},
 	{name: "a key set twice", text: "federation: a\nfederation: b\nhttp:\n  listen: 127.0.0.1:1\n  listen: 127.0.0.1:2\n", want: []string{
 		"farcall.yaml:2: federation: set twice, first in line 1",
 		"farcall.yaml:5: http.listen: set twice, first in line 4"}},
@@ -203,14 +200,33 @@ var mistakes = []struct {
 		"farcall.yaml:4: internal.advertise: 0.0.0.0 is the unspecified address"}},
 
 	{name: "plaintext for everybody", text: okSynchronizer + "listen: 0.0.0.0:7700\nhttp: {listen: ':7701'}\n", want: []string{
-		`farcall.yaml:2: listen: 0.0.0.0:7700 is plaintext and not loopback: anybody who reaches it can read and speak; to allow that, write "insecure: true" at the top level`,
-		`farcall.yaml:3: http.listen: :7701 is plaintext and not loopback: anybody who reaches it can read and speak; to allow that, write "insecure: true" in the "http" block`}},
+		`farcall.yaml:2: listen: 0.0.0.0:7700 is plaintext and not loopback: anybody who reaches it can read and speak; give this process an identity with tls: {cert, key, ca} at the top level (farcall certs makes one), or to allow that, write "insecure: true" at the top level`,
+		`farcall.yaml:3: http.listen: :7701 is plaintext and not loopback: anybody who reaches it can read and speak; give it a certificate with tls: {cert, key} in the "http" block, or to allow that, write "insecure: true" in the "http" block`}},
+	{name: "half an identity, half a certificate", text: okSynchronizer + "listen: 0.0.0.0:7700\ninsecure: true\nhttp: {listen: ':7701', tls: {}, insecure: true}\ntls: {cert: x}\n", want: []string{
+		"farcall.yaml:3: insecure: stands beside tls in line 5, with which listen is not plaintext: leave insecure out",
+		"farcall.yaml:4: http.tls.cert: is missing: want the PEM file of the listener's certificate",
+		"farcall.yaml:4: http.tls.key: is missing: want the PEM file of that certificate's key",
+		"farcall.yaml:4: http.insecure: stands beside http.tls, with which the listener is not plaintext: leave insecure out",
+		"farcall.yaml:5: tls.key: is missing: want the PEM file of that certificate's key",
+		"farcall.yaml:5: tls.ca: is missing: want the PEM file of the authorities to believe: the system's do not sign identities"}},
+	{name: "two sources of an identity", text: okSynchronizer + "tls: {cert: x, workloadAPI: 'unix:///run/x'}\n", want: []string{
+		"farcall.yaml:2: tls.workloadAPI: stands beside the files of an identity: want cert, key and ca, or workloadAPI"}},
+	{name: "no socket", text: okSynchronizer + "tls: {workloadAPI: 127.0.0.1:1}\n", want: []string{
+		`farcall.yaml:2: tls.workloadAPI: "127.0.0.1:1": want the socket of a SPIFFE Workload API, for example unix:///run/spire/sockets/agent.sock`}},
+	{name: "an identity that no agent can have", agent: true,
+		text: "cluster: east\nnode: a b\nsynchronizers: [127.0.0.1:7700]\ninternal: {tls: {}, insecure: true}\ntls: {cert: c, key: k, ca: a, plaintextRelays: [West, west, west]}\n",
+		want: []string{
+			`farcall.yaml:2: node: stands in this agent's identity, since there is a tls in line 5: "a b" cannot stand in a SPIFFE identity: want letters, digits, dots, dashes and underscores`,
+			"farcall.yaml:4: internal.tls: unknown key; the keys here are advertise, insecure, listen",
+			"farcall.yaml:4: internal.insecure: stands beside tls in line 5, with which internal.listen is not plaintext: leave insecure out",
+			`farcall.yaml:5: tls.plaintextRelays[0]: cluster name "West": want lower-case letters, digits and inner dashes (RFC 1123 label)`,
+			"farcall.yaml:5: tls.plaintextRelays[2]: west is listed twice"}},
 	{name: "plaintext for everybody at an agent", agent: true,
 		text: okAgent + "internal: {listen: '10.0.0.1:50002'}\nhttp: {listen: '[::]:3500', insecure: false}\ngrpc: {listen: host:1}\nmetrics: {listen: '0.0.0.0:0', insecure: true}\n",
 		want: []string{
-			`farcall.yaml:4: internal.listen: 10.0.0.1:50002 is plaintext and not loopback: anybody who reaches it can read and speak; to allow that, write "insecure: true" in the "internal" block`,
-			`farcall.yaml:5: http.listen: [::]:3500 is plaintext and not loopback: anybody who reaches it can read and speak; to allow that, write "insecure: true" in the "http" block`,
-			`farcall.yaml:6: grpc.listen: host:1 is plaintext and not loopback: anybody who reaches it can read and speak; to allow that, write "insecure: true" in the "grpc" block`}},
+			`farcall.yaml:4: internal.listen: 10.0.0.1:50002 is plaintext and not loopback: anybody who reaches it can read and speak; give this process an identity with tls: {cert, key, ca} at the top level (farcall certs makes one), or to allow that, write "insecure: true" in the "internal" block`,
+			`farcall.yaml:5: http.listen: [::]:3500 is plaintext and not loopback: anybody who reaches it can read and speak; give it a certificate with tls: {cert, key} in the "http" block, or to allow that, write "insecure: true" in the "http" block`,
+			`farcall.yaml:6: grpc.listen: host:1 is plaintext and not loopback: anybody who reaches it can read and speak; give it a certificate with tls: {cert, key} in the "grpc" block, or to allow that, write "insecure: true" in the "grpc" block`}},
 	{name: "loopback internal, far synchronizer", agent: true, text: "cluster: c\nnode: n\nsynchronizers: [127.0.0.1:1, 10.0.0.1:7700]\n", want: []string{
 		"farcall.yaml:1: internal.listen: 127.0.0.1:0 is loopback but synchronizers[1] (10.0.0.1:7700) is not: agents of other machines could not reach this one; set internal.listen to an address that they reach"}},
 	{name: "loopback advertise, far synchronizer", agent: true, text: "cluster: c\nnode: n\nsynchronizers: [10.0.0.1:7700]\ninternal:\n  listen: 0.0.0.0:50002\n  insecure: true\n  advertise: localhost:50002\n", want: []string{

@@ -29,7 +29,8 @@ type validator struct {
 
 func (v *validator) synchronizer(s *Synchronizer) {
 	v.clusterName("federation", s.Federation, "federation: demo")
-	v.listener("", Listener{Listen: s.Listen, Insecure: s.Insecure}, "7700", false)
+	v.identity(s.TLS)
+	v.shared("", s.Listen, s.Insecure, s.TLS != nil, "7700")
 	v.listener("http", s.HTTP, "7701", true)
 	v.store(s)
 	v.guard(s.Guard)
@@ -68,6 +69,7 @@ func (v *validator) sources(at string, c Cluster) {
 func (v *validator) agent(a *Agent) {
 	v.clusterName("cluster", a.Cluster, "cluster: east")
 	v.node(a)
+	v.agentIdentity(a)
 	v.missing("", "synchronizers", len(a.Synchronizers) == 0, "want at least one address, for example synchronizers: [127.0.0.1:7700]")
 	for i, s := range a.Synchronizers {
 		at := fmt.Sprintf("synchronizers[%d]", i)
@@ -147,30 +149,17 @@ func checkName(s string) error {
 	return fmt.Errorf("%s", strings.TrimPrefix(err.Error(), "service "))
 }
 
-// listener checks one plaintext listener. Block is the key of its block; empty for the top
-// level.
+// listener checks one listener for those who have no identity. Block is the key of its block.
 func (v *validator) listener(block string, l Listener, port string, unix bool) {
 	at := child(block, "listen")
-	if block == "" {
-		at = "listen"
-	}
+	v.serverTLS(block, l)
 	if err := checkListen(l.Listen, port, unix); err != nil {
 		v.errorf(at, "%v", err)
 		return
 	}
-	v.plaintext(at, block, l.Listen, l.Insecure)
-}
-
-// plaintext holds a listener without TLS to loopback, unless it says otherwise in so many words.
-func (v *validator) plaintext(at, block, listen string, insecure bool) {
-	if insecure || strings.HasPrefix(listen, "unix:") || catalog.IsLoopback(listen) {
-		return
+	if l.TLS == nil {
+		v.plaintext(at, block, l.Listen, l.Insecure, fmt.Sprintf("give it a certificate with tls: {cert, key} in the %q block", block))
 	}
-	where := "at the top level"
-	if block != "" {
-		where = fmt.Sprintf("in the %q block", block)
-	}
-	v.errorf(at, "%s is plaintext and not loopback: anybody who reaches it can read and speak; to allow that, write \"insecure: true\" %s", listen, where)
 }
 
 func (v *validator) store(s *Synchronizer) {
@@ -342,11 +331,9 @@ func (v *validator) namespace(at, ns string) {
 
 func (v *validator) internal(a *Agent) {
 	in := a.Internal
-	if err := checkListen(in.Listen, "50002", false); err != nil {
-		v.errorf("internal.listen", "%v", err)
+	if !v.shared("internal", in.Listen, in.Insecure, a.TLS != nil, "50002") {
 		return
 	}
-	v.plaintext("internal.listen", "internal", in.Listen, in.Insecure)
 	if in.Advertise != "" {
 		if err := checkAdvertise(in.Advertise); err != nil {
 			v.errorf("internal.advertise", "%v", err)

@@ -39,7 +39,7 @@ var law = []rule{
 	{"resolvers/inbox", []string{"internal/catalog", "resolvers"}},
 	{"resolvers/intake", []string{"internal/catalog", "internal/guard", "resolvers", "resolvers/inbox"}},
 	{"resolvers/resolvertest", []string{"internal/catalog", "internal/testkit", "resolvers"}},
-	{"internal/config", []string{"api/...", "internal/catalog", "internal/nearest", "internal/policy", "strategy"}},
+	{"internal/config", []string{"api/...", "internal/catalog", "internal/identity", "internal/nearest", "internal/policy", "strategy"}},
 	{"internal/datadir", nil},
 	{"internal/identity", []string{"internal/catalog"}},
 	{"internal/identity/authority", []string{"internal/identity"}},

@@ -19,6 +19,7 @@ import (
 	"github.com/farcall/farcall/internal/catalog"
 	"github.com/farcall/farcall/internal/config"
 	"github.com/farcall/farcall/internal/datadir"
+	"github.com/farcall/farcall/internal/identity"
 	"github.com/farcall/farcall/internal/version"
 	"github.com/farcall/farcall/resolvers"
 	"github.com/farcall/farcall/resolvers/consul"
@@ -57,9 +58,10 @@ func Agent(ctx context.Context, c *config.Agent, t Tokens, log *slog.Logger) err
 		started = started.With("dapr", deps.Dapr.Addr())
 	}
 	started.Info("agent starts")
-	counting, stop := context.WithCancel(ctx)
+	beside, stop := context.WithCancel(ctx)
 	var wg sync.WaitGroup
-	wg.Go(func() { fewProcessors(counting) })
+	wg.Go(func() { fewProcessors(beside) })
+	follow(beside, &wg, deps.Identity, l.webs)
 	defer wg.Wait()
 	defer stop()
 	return a.Run(ctx)
@@ -98,21 +100,24 @@ func agentParts(c *config.Agent, dir *datadir.Dir, l *listeners, log *slog.Logge
 	if deps.Registrar, err = kinds.registrar(c); err != nil {
 		return cfg, deps, err
 	}
+	if c.TLS != nil {
+		cfg.PlaintextRelays = c.TLS.PlaintextRelays
+		self := identity.Self{Role: identity.Agent, Cluster: c.Cluster, Node: c.Node}
+		if deps.Identity, err = newIdentity(c.TLS.Identity(), self, log, registry); err != nil {
+			return cfg, deps, err
+		}
+	}
 	if dir != nil {
 		cfg.ViewFile, cfg.RegistriesFile = dir.File("view"), dir.File("registries")
 	}
 	if deps.Internal, err = l.internal(c.Internal.Listen, dir); err != nil {
 		return cfg, deps, err
 	}
-	add := func(key string, c config.Listener) net.Listener {
-		network, address := c.Network()
-		return l.add(key, network, address)
-	}
-	deps.HTTP = add("http.listen", c.HTTP)
-	deps.GRPC = add("grpc.listen", c.GRPC)
-	deps.Metrics = add("metrics.listen", c.Metrics)
+	deps.HTTP = l.face("http", c.HTTP, log)
+	deps.GRPC = l.face("grpc", c.GRPC, log)
+	deps.Metrics = l.face("metrics", c.Metrics, log)
 	if c.Dapr != nil {
-		deps.Dapr = add("dapr.listen", c.Dapr.Listener())
+		deps.Dapr = l.face("dapr", c.Dapr.Listener(), log)
 	}
 	if l.err != nil {
 		return cfg, deps, l.err

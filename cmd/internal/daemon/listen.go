@@ -1,8 +1,10 @@
 package daemon
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"strconv"
@@ -12,12 +14,15 @@ import (
 	"github.com/farcall/farcall/internal/catalog"
 	"github.com/farcall/farcall/internal/config"
 	"github.com/farcall/farcall/internal/datadir"
+	"github.com/farcall/farcall/internal/identity"
 )
 
 // listeners opens listeners and closes them all again where a later one cannot be opened.
 type listeners struct {
 	open []net.Listener
 	err  error
+	// webs are the certificates of those that have one.
+	webs []*identity.Web
 }
 
 // add opens one listener; key is the configuration's, for the message. After a failure it does
@@ -39,6 +44,24 @@ func (l *listeners) add(key, network, address string) net.Listener {
 	}
 	l.open = append(l.open, n)
 	return n
+}
+
+// face opens a listener for those who have no identity, with a certificate where one is configured; block
+// is its key.
+func (l *listeners) face(block string, c config.Listener, log *slog.Logger) net.Listener {
+	var web *identity.Web
+	if c.TLS != nil && l.err == nil {
+		if web, l.err = identity.NewWeb(block, identity.WebConfig{Cert: c.TLS.Cert, Key: c.TLS.Key, CA: c.TLS.CA}, log); l.err != nil {
+			return nil
+		}
+		l.webs = append(l.webs, web)
+	}
+	network, address := c.Network()
+	n := l.add(block+".listen", network, address)
+	if n == nil || web == nil {
+		return n
+	}
+	return tls.NewListener(n, web.Config())
 }
 
 // clearSocket removes the socket that a killed process left behind; it is in nobody's way but

@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"sync"
 
 	"github.com/farcall/farcall/internal/catalog"
 	"github.com/farcall/farcall/internal/config"
+	"github.com/farcall/farcall/internal/identity"
 	"github.com/farcall/farcall/internal/store"
 	"github.com/farcall/farcall/synchronizer"
 )
@@ -49,8 +51,10 @@ func Synchronizer(ctx context.Context, c *config.Synchronizer, log *slog.Logger)
 		Log: log, Registry: registry,
 		GRPC: l.add("listen", "tcp", c.Listen),
 	}
-	network, address := c.HTTP.Network()
-	deps.HTTP = l.add("http.listen", network, address)
+	deps.HTTP = l.face("http", c.HTTP, log)
+	if c.TLS != nil && l.err == nil {
+		deps.Identity, l.err = newIdentity(c.TLS, identity.Self{Role: identity.Synchronizer}, log, registry)
+	}
 	if l.err != nil {
 		l.closeAll()
 		return l.err
@@ -61,6 +65,11 @@ func Synchronizer(ctx context.Context, c *config.Synchronizer, log *slog.Logger)
 		return err
 	}
 	log.Info("synchronizer starts", "federation", c.Federation, "replica", cfg.ReplicaID, "listen", deps.GRPC.Addr(), "http", deps.HTTP.Addr())
+	beside, stop := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	follow(beside, &wg, deps.Identity, l.webs)
+	defer wg.Wait()
+	defer stop()
 	return s.Run(ctx)
 }
 
