@@ -18,7 +18,6 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials/insecure"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	reflectionv1 "google.golang.org/grpc/reflection/grpc_reflection_v1"
 	"google.golang.org/grpc/status"
@@ -162,7 +161,7 @@ func admin(w *world) {
 // reflected asks for the services as grpcurl does.
 func reflected(w *world) []string {
 	w.t.Helper()
-	conn, err := grpc.NewClient(w.admin, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	conn, err := grpc.NewClient(w.admin, grpc.WithTransportCredentials(w.secure))
 	if err != nil {
 		w.t.Fatal(err)
 	}

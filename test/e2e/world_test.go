@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 
 	adminv1 "github.com/farcall/farcall/api/farcall/admin/v1"
@@ -57,7 +58,9 @@ type world struct {
 	sync     *testkit.Daemon
 	clusters map[string]*cluster
 	client   *http.Client
-	conn     *grpc.ClientConn // to admin
+	conn     *grpc.ClientConn                 // to admin
+	certs    *certs                           // nil where the world is plaintext
+	secure   credentials.TransportCredentials // the test's own, for admin
 }
 
 type cluster struct {
@@ -87,6 +90,7 @@ type options struct {
 	apps     string                     // an agent's apps block
 	agent    func(name string) string   // what else a cluster's agent is told; may be nil
 	hold     string                     // guard.hold; 2s when empty
+	tls      bool                       // every process has an identity
 	second   string                     // host:port of a further synchronizer that agents know
 	program  string                     // the agents' program; one with the race detector when empty
 	through  func(admin string) string  // what agents follow in place of the synchronizer; may be nil
@@ -102,7 +106,12 @@ func newWorld(t *testing.T, o options, names ...string) *world {
 	t.Cleanup(transport.CloseIdleConnections)
 	w.client = &http.Client{Transport: transport}
 	w.admin, w.http = loopback(t), loopback(t)
-	conn, err := grpc.NewClient(w.admin, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	w.secure = insecure.NewCredentials()
+	if o.tls {
+		w.certs = newCerts(t)
+		w.secure = w.certs.credentials()
+	}
+	conn, err := grpc.NewClient(w.admin, grpc.WithTransportCredentials(w.secure))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -123,6 +132,7 @@ func newWorld(t *testing.T, o options, names ...string) *world {
 		synchronizers += ", " + o.second
 	}
 	var text strings.Builder
+	text.WriteString(w.certs.line("synchronizer", "main"))
 	fmt.Fprintf(&text, "federation: e2e\nlisten: %s\nhttp: {listen: %s}\n%sguard: {hold: %s}\nclusters:\n", w.admin, w.http, store, o.hold)
 	for _, name := range names {
 		c := &cluster{name: name, apps: map[string]*instance{}, http: loopback(t), grpc: loopback(t), internal: loopback(t), health: loopback(t)}
@@ -139,6 +149,7 @@ func newWorld(t *testing.T, o options, names ...string) *world {
 		fmt.Fprintf(&text, "  - {name: %s, resolvers: [%s]}\n", name, c.registry.config())
 		agent := fmt.Sprintf("cluster: %s\nnode: %s-1\nsynchronizers: [%s]\ndataDir: %s\nresolvers: [%s]\ninternal: {listen: %s}\nhttp: {listen: %s}\ngrpc: {listen: %s}\nmetrics: {listen: %s}\nguard: {hold: %s}\naccessLog: errors\n%s",
 			name, name, synchronizers, filepath.Join(dir, "agent-"+name), c.registry.config(), c.internal, c.http, c.grpc, c.health, o.hold, o.apps)
+		agent += w.certs.line("agent", name, name+"-1")
 		if o.agent != nil {
 			agent += o.agent(name)
 		}
