@@ -68,7 +68,7 @@ func (a *Agent) serveMetrics(ctx context.Context) error {
 			text(w, http.StatusOK, "ok")
 		}
 	})
-	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, MaxHeaderBytes: 64 << 10}
+	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: 3 * time.Minute, MaxHeaderBytes: 64 << 10}
 	done := make(chan error, 1)
 	go func() { done <- srv.Serve(a.deps.Metrics) }()
 	select {

@@ -8,7 +8,6 @@ import (
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 
@@ -43,7 +42,7 @@ func (s *Synchronizer) peers() []peer {
 // call asks one thing of a replica over a connection of its own: it happens when people ask. No
 // proxy: replicas are dialled directly, whatever the environment says.
 func (s *Synchronizer) call(p peer, f func(adminv1.AdminClient) error) error {
-	var secure credentials.TransportCredentials = insecure.NewCredentials()
+	secure := insecure.NewCredentials()
 	if s.identity != nil {
 		secure = s.identity.ClientCredentials(identity.Any(identity.Synchronizer))
 	}

@@ -15,6 +15,9 @@ import (
 	feedv1 "github.com/farcall/farcall/api/farcall/feed/v1"
 )
 
+// maxStreams bounds the streams of one connection. An agent has a handful; gRPC's own bound is none.
+const maxStreams = 1000
+
 // grpcServer puts the feed, the admin API, health and reflection on one server. ctx is the
 // life of the synchronizer: streams end with it.
 func (s *Synchronizer) grpcServer(ctx context.Context) *grpc.Server {
@@ -22,6 +25,7 @@ func (s *Synchronizer) grpcServer(ctx context.Context) *grpc.Server {
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 		grpc.MaxHeaderListSize(64<<10),
+		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.ConnectionTimeout(5*time.Second),
 	)...)
 	feedv1.RegisterFeedServer(srv, &feed{s: s, stopping: ctx})

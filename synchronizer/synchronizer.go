@@ -256,6 +256,7 @@ func (s *Synchronizer) serveHTTP(ctx context.Context) error {
 	srv := &http.Server{
 		Handler:           s.httpHandler(),
 		ReadHeaderTimeout: 5 * time.Second,
+		IdleTimeout:       3 * time.Minute,
 		MaxHeaderBytes:    64 << 10,
 	}
 	return serve(ctx, func() error { return srv.Serve(s.httpL) }, func() { _ = srv.Close() }, http.ErrServerClosed)

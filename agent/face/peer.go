@@ -60,7 +60,7 @@ func NewPeer(c Config, d PeerDeps) (*Peer, error) {
 	p := &Peer{own: d.Own, apps: d.Apps, metrics: m, identity: d.Identity, grace: grace(c)}
 	var secure []grpc.ServerOption
 	if d.Identity != nil {
-		secure = append(secure, grpc.Creds(d.Identity.ServerCredentials(identity.Any(identity.Agent))))
+		secure = append(secure, judgedAnew(), grpc.Creds(d.Identity.ServerCredentials(identity.Any(identity.Agent))))
 	}
 	p.listen(p.proxy, invocations(p), secure...)
 	return p, nil

@@ -5,11 +5,14 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -19,6 +22,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/test/bufconn"
 
 	"github.com/farcall/farcall/agent/app"
 	"github.com/farcall/farcall/agent/invoke"
@@ -35,7 +39,7 @@ import (
 const domain = "example.org"
 
 // sourceOfID makes the identity of a process of the test's trust domain.
-func sourceOfID(t *testing.T, a *authority.Authority, id identity.ID) *identity.Source {
+func sourceOfID(t *testing.T, a *authority.Authority, id identity.ID, metrics prometheus.Registerer) *identity.Source {
 	t.Helper()
 	dir := t.TempDir()
 	cert, key, err := a.Issue(id, time.Now(), time.Hour)
@@ -53,7 +57,7 @@ func sourceOfID(t *testing.T, a *authority.Authority, id identity.ID) *identity.
 	}
 	s, err := identity.New(
 		identity.Config{Cert: filepath.Join(dir, "cert"), Key: filepath.Join(dir, "key"), CA: filepath.Join(dir, "ca")},
-		identity.Deps{Log: testkit.Log(t), Metrics: prometheus.NewRegistry()},
+		identity.Deps{Log: testkit.Quiet(), Metrics: metrics},
 	)
 	if err != nil {
 		t.Fatal(err)
@@ -75,7 +79,7 @@ func TestPeerServesAgentsOnly(t *testing.T) {
 		App:      application(t, echo),
 	}
 	p, err := NewPeer(Config{Cluster: "west", Node: "node-2"}, PeerDeps{
-		Own: own{o}, Apps: apps, Metrics: prometheus.NewRegistry(), Identity: sourceOfID(t, a, identity.AgentID(domain, "west", "node-2")),
+		Own: own{o}, Apps: apps, Metrics: prometheus.NewRegistry(), Identity: sourceOfID(t, a, identity.AgentID(domain, "west", "node-2"), prometheus.NewRegistry()),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -84,7 +88,7 @@ func TestPeerServesAgentsOnly(t *testing.T) {
 	testkit.Go(t, "peer", func(ctx context.Context) error { return p.Run(ctx, l) })
 
 	meant := identity.AgentOf("west", "node-2")
-	east := sourceOfID(t, a, identity.AgentID(domain, "east", "node-1")).ClientCredentials(meant)
+	east := sourceOfID(t, a, identity.AgentID(domain, "east", "node-1"), prometheus.NewRegistry()).ClientCredentials(meant)
 	for _, c := range []struct {
 		name   string
 		as     credentials.TransportCredentials
@@ -96,8 +100,8 @@ func TestPeerServesAgentsOnly(t *testing.T) {
 		{"an agent as another node's", east, []string{"east/node-2"}, codes.PermissionDenied},
 		{"an agent as another cluster's", east, []string{"west/node-1"}, codes.PermissionDenied},
 		{"an agent as two", east, []string{"east/node-1", "west/node-1"}, codes.PermissionDenied},
-		{"a synchronizer", sourceOfID(t, a, identity.ID{TrustDomain: domain, Role: identity.Synchronizer, Name: "x"}).ClientCredentials(meant), nil, codes.Unavailable},
-		{"a person", sourceOfID(t, a, identity.ID{TrustDomain: domain, Role: identity.User, Name: "x"}).ClientCredentials(meant), nil, codes.Unavailable},
+		{"a synchronizer", sourceOfID(t, a, identity.ID{TrustDomain: domain, Role: identity.Synchronizer, Name: "x"}, prometheus.NewRegistry()).ClientCredentials(meant), nil, codes.Unavailable},
+		{"a person", sourceOfID(t, a, identity.ID{TrustDomain: domain, Role: identity.User, Name: "x"}, prometheus.NewRegistry()).ClientCredentials(meant), nil, codes.Unavailable},
 		{"a sidecar", insecure.NewCredentials(), nil, codes.Unavailable},
 	} {
 		conn, err := grpc.NewClient(l.Addr().String(), grpc.WithTransportCredentials(c.as))
@@ -165,4 +169,62 @@ func TestFacesOverTLS(t *testing.T) {
 	if _, err := runtimev1.NewDaprClient(conn).InvokeService(testkit.Context(t), &runtimev1.InvokeServiceRequest{Id: "cart"}); status.Code(err) != codes.InvalidArgument {
 		t.Errorf("gRPC over TLS: %v, want a complaint about the request", err)
 	}
+}
+
+// A connection that is busy all the time is made anew in the end, so that whoever is believed no more
+// is noticed; no call is lost by it.
+func TestConnectionsAreJudgedAnew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, err := authority.New(domain, time.Now(), 24*time.Hour)
+		if err != nil {
+			t.Fatal(err)
+		}
+		apps := app.New()
+		defer apps.Close()
+		metrics := prometheus.NewRegistry()
+		p, err := NewPeer(Config{Cluster: "west", Node: "node-2"}, PeerDeps{
+			Own: own{}, Apps: apps, Metrics: prometheus.NewRegistry(), Identity: sourceOfID(t, a, identity.AgentID(domain, "west", "node-2"), metrics),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		l := bufconn.Listen(64 << 10)
+		ctx, cancel := context.WithCancel(t.Context())
+		var all sync.WaitGroup
+		all.Go(func() {
+			if err := p.Run(ctx, l); err != nil {
+				t.Error(err)
+			}
+		})
+		caller := sourceOfID(t, a, identity.AgentID(domain, "east", "node-1"), prometheus.NewRegistry())
+		conn, err := grpc.NewClient("passthrough:///peer", grpc.WithTransportCredentials(caller.ClientCredentials(identity.AgentOf("west", "node-2"))),
+			grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return l.DialContext(ctx) }))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 45 {
+			// Nobody is there to be called, which only the agent itself can say.
+			_, err := internalsv1.NewServiceInvocationClient(conn).CallLocal(ctx, leading("echo"))
+			if err == nil || !strings.Contains(err.Error(), "no available instance") {
+				t.Errorf("a call was lost: %v", err)
+			}
+			time.Sleep(time.Minute)
+		}
+		conn.Close()
+		cancel()
+		all.Wait()
+		families, err := metrics.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		handshakes := 0.0
+		for _, f := range families {
+			if f.GetName() == "farcall_identity_handshakes_total" {
+				handshakes = f.GetMetric()[0].GetCounter().GetValue()
+			}
+		}
+		if handshakes != 2 {
+			t.Errorf("in 45 minutes there were %v handshakes, want 2", handshakes)
+		}
+	})
 }

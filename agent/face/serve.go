@@ -11,6 +11,11 @@ import (
 	"google.golang.org/grpc/keepalive"
 )
 
+// maxStreams bounds the calls under way on one connection; gRPC's own bound is none. A peer has one
+// connection, whose calls beyond it wait for others to end: it is far above what one agent relays to
+// another, and far below what exhausts a process.
+const maxStreams = 10_000
+
 func grace(c Config) time.Duration {
 	if c.Grace > 0 {
 		return c.Grace
@@ -22,18 +27,29 @@ func grace(c Config) time.Duration {
 // debug level.
 func serverLog(l *slog.Logger) *log.Logger { return slog.NewLogLogger(l.Handler(), slog.LevelDebug) }
 
+var keeping = keepalive.ServerParameters{MaxConnectionIdle: 3 * time.Minute, Time: 10 * time.Second, Timeout: 5 * time.Second}
+
+// maxAge is how long a connection of somebody with an identity takes new calls, give or take a tenth;
+// then the caller connects anew and is judged anew, be it that its identity was taken back. Calls under
+// way go on.
+const maxAge = 30 * time.Minute
+
+// judgedAnew bounds the age of connections.
+func judgedAnew() grpc.ServerOption {
+	k := keeping
+	k.MaxConnectionAge = maxAge
+	return grpc.KeepaliveParams(k)
+}
+
 // serverOptions are those of all gRPC servers. The keepalive rules are a daprd's, which pings
 // its peers every 10 s even without a call.
 func serverOptions() []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 8 * time.Second, PermitWithoutStream: true}),
-		grpc.KeepaliveParams(keepalive.ServerParameters{
-			MaxConnectionIdle: 3 * time.Minute,
-			Time:              10 * time.Second,
-			Timeout:           5 * time.Second,
-		}),
+		grpc.KeepaliveParams(keeping),
 		grpc.ConnectionTimeout(5 * time.Second),
 		grpc.MaxHeaderListSize(maxHeaderBytes),
+		grpc.MaxConcurrentStreams(maxStreams),
 		// Stop waits as well, so that nothing of a call outlives Run.
 		grpc.WaitForHandlers(true),
 	}

@@ -3,15 +3,20 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
+	"net/http"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc/credentials"
 
+	adminv1 "github.com/farcall/farcall/api/farcall/admin/v1"
 	"github.com/farcall/farcall/internal/identity"
 	"github.com/farcall/farcall/internal/testkit"
 )
@@ -71,8 +76,69 @@ func (c *certs) credentials() credentials.TransportCredentials {
 func TestLineOverTLS(t *testing.T) {
 	w := newWorld(t, options{tls: true}, "east", "west")
 	theLine(t, w)
+	t.Run("renewal under load", func(t *testing.T) { renewalUnderLoad(t, w) })
 	t.Run("plaintext is over", func(t *testing.T) { plaintextIsOver(t, w) })
 	t.Run("agents are no operators", func(t *testing.T) { agentsAreNoOperators(t, w) })
+}
+
+// renewalUnderLoad: every process gets a new certificate, of two minutes, several times while calls go
+// across; none fails, and the feed stays up.
+func renewalUnderLoad(t *testing.T, w *world) {
+	loading, stop := context.WithCancel(w.ctx)
+	defer stop()
+	var load sync.WaitGroup
+	var calls atomic.Int64
+	for from, to := range map[string]string{"east": "west", "west": "east"} {
+		load.Go(func() {
+			for loading.Err() == nil {
+				// A connection lasts: that new ones are made of new certificates is tested beside identity.
+				a, err := w.call(from, http.MethodGet, "cart/method/x", "farcall-cluster: "+to)
+				if err != nil || a.status != http.StatusOK {
+					t.Errorf("from %s: %v %d %s", from, err, a.status, a.body)
+					return
+				}
+				calls.Add(1)
+			}
+		})
+	}
+	pages := map[string][]string{
+		w.http:                    {"synchronizer", "main"},
+		w.clusters["east"].health: {"agent", "east", "east-1"},
+		w.clusters["west"].health: {"agent", "west", "west-1"},
+	}
+	for round := 1; round <= 3; round++ {
+		for url, identity := range pages {
+			w.certs.line(append(identity, "--force", "--for", "2m")...)
+			testkit.Eventually(t, w.ctx, strings.Join(identity, " ")+" takes the new certificate", func() error {
+				page, err := w.get("http://" + url + "/metrics")
+				if want := fmt.Sprintf("farcall_identity_reloads_total{result=\"ok\"} %d\n", round); err == nil && !strings.Contains(page, want) {
+					err = fmt.Errorf("no %s", want)
+				}
+				return err
+			})
+		}
+	}
+	stop()
+	load.Wait()
+	if calls.Load() == 0 {
+		t.Error("no call was made")
+	}
+	// And whoever comes anew is let in with what is new.
+	w.clusters["east"].agent.Term()
+	if err := w.clusters["east"].agent.Wait(); err != nil {
+		t.Error(err)
+	}
+	w.clusters["east"].agent.Start()
+	w.t = t
+	w.reaches("east", "west")
+	w.reaches("west", "east")
+	testkit.Eventually(t, w.ctx, "both agents are connected", func() error {
+		list, err := w.connect().ListAgents(w.ctx, &adminv1.ListAgentsRequest{})
+		if err == nil && len(list.GetAgents()) == 2 && list.GetAgents()[0].GetConnected() && list.GetAgents()[1].GetConnected() {
+			return nil
+		}
+		return fmt.Errorf("%v %v", list, err)
+	})
 }
 
 // plaintextIsOver: neither the synchronizer nor an agent has a word for somebody without an identity.
