@@ -107,8 +107,10 @@ func renewalUnderLoad(t *testing.T, w *world) {
 		w.clusters["west"].health: {"agent", "west", "west-1"},
 	}
 	for round := 1; round <= 3; round++ {
-		for url, identity := range pages {
+		for _, identity := range pages {
 			w.certs.line(append(identity, "--force", "--for", "2m")...)
+		}
+		for url, identity := range pages {
 			testkit.Eventually(t, w.ctx, strings.Join(identity, " ")+" takes the new certificate", func() error {
 				page, err := w.get("http://" + url + "/metrics")
 				if want := fmt.Sprintf("farcall_identity_reloads_total{result=\"ok\"} %d\n", round); err == nil && !strings.Contains(page, want) {
