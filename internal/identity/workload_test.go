@@ -5,7 +5,6 @@ import (
 	"encoding/pem"
 	"fmt"
 	"net"
-	"os"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -35,12 +34,7 @@ type workloadAPI struct {
 
 func newWorkloadAPI(t testing.TB) *workloadAPI {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "spire") // short: a socket's path has 100 characters
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	return &workloadAPI{t: t, socket: filepath.Join(dir, "s"), changed: make(chan struct{})}
+	return &workloadAPI{t: t, socket: filepath.Join(t.TempDir(), "s"), changed: make(chan struct{})}
 }
 
 func (w *workloadAPI) config(self identity.Self) identity.Config {
@@ -123,7 +117,9 @@ func TestWorkloadAPI(t *testing.T) {
 	s := newSource(t, api.config(identity.Self{Role: identity.Agent, Cluster: "east", Node: "node-1"}))
 	address := serve(t, s, identity.Any(identity.Agent))
 	client, _ := of(t, first, agentWest)
-	call := func(c *source) error { return dial(ctx, address, c.ClientCredentials(identity.AgentOf("east", "node-1"))) }
+	call := func(c *source) error {
+		return dial(ctx, address, c.ClientCredentials(identity.AgentOf("east", "node-1")))
+	}
 
 	if _, ok := s.ID(); ok || s.Trouble(time.Now()) == "" {
 		t.Error("there is an identity before anybody gave one")
