@@ -244,12 +244,10 @@ func (a *admin) ListAgents(_ context.Context, req *adminv1.ListAgentsRequest) (*
 	}
 	resp := &adminv1.ListAgentsResponse{}
 	for _, r := range a.s.mirror.Agents() {
-		if req.GetCluster() != "" && req.GetCluster() != r.GetCluster() {
+		if req.GetCluster() != "" && req.GetCluster() != r.GetCluster() || req.GetNode() != "" && req.GetNode() != r.GetNode() {
 			continue
 		}
-		s := &adminv1.AgentStatus{Agent: r}
-		s.AppliedRevision, s.PolicyRevision, s.Drifts, s.Connected = a.s.roster.connected(r)
-		resp.Agents = append(resp.Agents, s)
+		resp.Agents = append(resp.Agents, a.s.roster.status(r))
 	}
 	return resp, nil
 }

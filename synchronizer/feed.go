@@ -74,6 +74,9 @@ func (f *feed) Report(stream grpc.ClientStreamingServer[feedv1.ReportRequest, fe
 			if err := f.speaker(ctx, req.GetAgent().GetCluster(), req.GetAgent().GetNode()); err != nil {
 				return err
 			}
+			if err := f.s.claimed(ctx, req.GetAgent()); err != nil {
+				return err
+			}
 			if seat, err = f.s.roster.sit(req.GetAgent()); err != nil {
 				return err
 			}

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	adminv1 "github.com/farcall/farcall/api/farcall/admin/v1"
 	catalogv1 "github.com/farcall/farcall/api/farcall/catalog/v1"
@@ -213,16 +214,18 @@ func (r *roster) tellStore(ctx context.Context, s *seat, req *feedv1.ReportReque
 	return nil
 }
 
-// connected returns the revisions, of the store and of policies and cordons, that an agent of this
-// incarnation last said it has, how often it was listed again, and whether it reports here at all.
-func (r *roster) connected(a *catalogv1.Agent) (revision int64, policies, drifts uint64, ok bool) {
+// status returns an agent's record, and what it last said where it, in this incarnation, reports here.
+func (r *roster) status(a *catalogv1.Agent) *adminv1.AgentStatus {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s := r.seats[mirror.AgentKey{Cluster: a.GetCluster(), Node: a.GetNode()}]
 	if s == nil || s.incarnation != a.GetIncarnation() {
-		return 0, 0, 0, false
+		return &adminv1.AgentStatus{Agent: a}
 	}
-	return s.revision, s.policies, s.drifts, true
+	return &adminv1.AgentStatus{
+		Agent: a, Connected: true, AppliedRevision: s.revision, PolicyRevision: s.policies, Drifts: s.drifts,
+		Silent: durationpb.New(time.Since(s.heard)),
+	}
 }
 
 // news reports whether a report may know more than the store has come to.

@@ -1,6 +1,8 @@
 package synchronizer
 
 import (
+	"context"
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -12,6 +14,7 @@ import (
 	feedv1 "github.com/farcall/farcall/api/farcall/feed/v1"
 	"github.com/farcall/farcall/internal/keys"
 	"github.com/farcall/farcall/internal/mirror"
+	"github.com/farcall/farcall/internal/store"
 	"github.com/farcall/farcall/internal/testkit"
 )
 
@@ -54,10 +57,66 @@ func TestAPlaceOfWhichNothingIsHeardIsTaken(t *testing.T) {
 		}
 		r.leave(old)
 		sits("i1", codes.AlreadyExists)
-		if _, _, _, ok := r.connected(life("i2")); !ok {
+		if !r.status(life("i2")).GetConnected() {
 			t.Error("the new one lost its place when the old one left")
 		}
 		r.leave(again)
 		sits("i1", codes.OK)
 	})
+}
+
+// The place of an agent is taken while another of its name is live at any replica; not while that one is
+// silent, or at a replica that does not answer.
+func TestAPlaceIsTakenAtAnotherReplica(t *testing.T) {
+	a := start(t, t.TempDir(), map[string][]*registry{"east": {newRegistry("a")}})
+	b := start(t, t.TempDir(), map[string][]*registry{"east": {newRegistry("a")}})
+	a.lists(t, "east/a")
+	b.lists(t, "east/a")
+	b.meets(t, "r2", a.s.grpcL.Addr().String())
+	b.meets(t, "r3", testClosed(t))
+	old, late := agentRecord("east", "n1"), agentRecord("east", "n1")
+	late.Incarnation = "later"
+	ctx := testkit.Context(t)
+	claim := func(what string, want codes.Code) {
+		t.Helper()
+		testkit.Eventually(t, ctx, what, func() error {
+			ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+			defer cancel()
+			s, err := b.feed.Report(ctx)
+			if err != nil {
+				return err
+			}
+			if err := s.Send(&feedv1.ReportRequest{Federation: "test", Agent: late}); err != nil {
+				return err
+			}
+			if _, err := s.CloseAndRecv(); status.Code(err) != want {
+				return fmt.Errorf("%v, want %s", err, want)
+			}
+			return nil
+		})
+	}
+	at, err := a.feed.Report(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := at.Send(&feedv1.ReportRequest{Federation: "test", Agent: old}); err != nil {
+		t.Fatal(err)
+	}
+	value, err := keys.Encode(old)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := b.s.hub
+	h.Apply([]store.Entry{{Key: h.watchdog.schema.Format(keys.Key{Kind: keys.Agent, Cluster: "east", Node: "n1"}), Value: value, Revision: 2}}, 2)
+	testkit.Eventually(t, ctx, "the first one is known", func() error {
+		if known := a.s.mirror.Agents(); len(known) != 1 {
+			return fmt.Errorf("%v", known)
+		}
+		return nil
+	})
+	claim("a second one while the first is live", codes.AlreadyExists)
+	if _, err := at.CloseAndRecv(); err != nil {
+		t.Errorf("the first was disturbed: %v", err)
+	}
+	claim("a second one when the first has gone", codes.OK)
 }

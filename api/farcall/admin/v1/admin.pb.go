@@ -2579,8 +2579,10 @@ func (x *WatchInstancesResponse) GetCluster() *ClusterStatus {
 }
 
 type ListAgentsRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Cluster       string                 `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Cluster string                 `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	// Of these nodes' agents only; empty is any.
+	Node          string `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2618,6 +2620,13 @@ func (*ListAgentsRequest) Descriptor() ([]byte, []int) {
 func (x *ListAgentsRequest) GetCluster() string {
 	if x != nil {
 		return x.Cluster
+	}
+	return ""
+}
+
+func (x *ListAgentsRequest) GetNode() string {
+	if x != nil {
+		return x.Node
 	}
 	return ""
 }
@@ -2678,7 +2687,10 @@ type AgentStatus struct {
 	PolicyRevision uint64 `protobuf:"varint,4,opt,name=policy_revision,json=policyRevision,proto3" json:"policy_revision,omitempty"`
 	// How often, since it started, what it holds was found to differ from what it was sent, so that it
 	// was sent everything again; 0 where it is not connected here.
-	Drifts        uint64 `protobuf:"varint,5,opt,name=drifts,proto3" json:"drifts,omitempty"`
+	Drifts uint64 `protobuf:"varint,5,opt,name=drifts,proto3" json:"drifts,omitempty"`
+	// How long ago it said anything last: a live one reports every 5 s. Unset where it is not connected
+	// here.
+	Silent        *durationpb.Duration `protobuf:"bytes,6,opt,name=silent,proto3" json:"silent,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2746,6 +2758,13 @@ func (x *AgentStatus) GetDrifts() uint64 {
 		return x.Drifts
 	}
 	return 0
+}
+
+func (x *AgentStatus) GetSilent() *durationpb.Duration {
+	if x != nil {
+		return x.Silent
+	}
+	return nil
 }
 
 type ExplainRequest struct {
@@ -3489,17 +3508,19 @@ const file_farcall_admin_v1_admin_proto_rawDesc = "" +
 	"\x06UPSERT\x10\x03\x12\n" +
 	"\n" +
 	"\x06DELETE\x10\x04\x12\v\n" +
-	"\aCLUSTER\x10\x05\"-\n" +
+	"\aCLUSTER\x10\x05\"A\n" +
 	"\x11ListAgentsRequest\x12\x18\n" +
-	"\acluster\x18\x01 \x01(\tR\acluster\"K\n" +
+	"\acluster\x18\x01 \x01(\tR\acluster\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\"K\n" +
 	"\x12ListAgentsResponse\x125\n" +
-	"\x06agents\x18\x01 \x03(\v2\x1d.farcall.admin.v1.AgentStatusR\x06agents\"\xc8\x01\n" +
+	"\x06agents\x18\x01 \x03(\v2\x1d.farcall.admin.v1.AgentStatusR\x06agents\"\xfb\x01\n" +
 	"\vAgentStatus\x12/\n" +
 	"\x05agent\x18\x01 \x01(\v2\x19.farcall.catalog.v1.AgentR\x05agent\x12\x1c\n" +
 	"\tconnected\x18\x02 \x01(\bR\tconnected\x12)\n" +
 	"\x10applied_revision\x18\x03 \x01(\x03R\x0fappliedRevision\x12'\n" +
 	"\x0fpolicy_revision\x18\x04 \x01(\x04R\x0epolicyRevision\x12\x16\n" +
-	"\x06drifts\x18\x05 \x01(\x04R\x06drifts\"\xed\x01\n" +
+	"\x06drifts\x18\x05 \x01(\x04R\x06drifts\x121\n" +
+	"\x06silent\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x06silent\"\xed\x01\n" +
 	"\x0eExplainRequest\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
@@ -3687,49 +3708,50 @@ var file_farcall_admin_v1_admin_proto_depIdxs = []int32{
 	26, // 40: farcall.admin.v1.WatchInstancesResponse.cluster:type_name -> farcall.admin.v1.ClusterStatus
 	40, // 41: farcall.admin.v1.ListAgentsResponse.agents:type_name -> farcall.admin.v1.AgentStatus
 	57, // 42: farcall.admin.v1.AgentStatus.agent:type_name -> farcall.catalog.v1.Agent
-	47, // 43: farcall.admin.v1.ExplainRequest.policy:type_name -> farcall.policy.v1.Policy
-	44, // 44: farcall.admin.v1.ExplainResponse.tiers:type_name -> farcall.admin.v1.Tier
-	45, // 45: farcall.admin.v1.ExplainResponse.instances:type_name -> farcall.admin.v1.ExplainedInstance
-	26, // 46: farcall.admin.v1.ExplainResponse.clusters:type_name -> farcall.admin.v1.ClusterStatus
-	43, // 47: farcall.admin.v1.ExplainResponse.settings:type_name -> farcall.admin.v1.Setting
-	56, // 48: farcall.admin.v1.ExplainedInstance.instance:type_name -> farcall.catalog.v1.Instance
-	52, // 49: farcall.admin.v1.ExplainedInstance.cluster_state:type_name -> farcall.catalog.v1.ClusterState
-	50, // 50: farcall.admin.v1.ExplainedInstance.age:type_name -> google.protobuf.Duration
-	27, // 51: farcall.admin.v1.Admin.ListClusters:input_type -> farcall.admin.v1.ListClustersRequest
-	30, // 52: farcall.admin.v1.Admin.ListServices:input_type -> farcall.admin.v1.ListServicesRequest
-	34, // 53: farcall.admin.v1.Admin.ListInstances:input_type -> farcall.admin.v1.ListInstancesRequest
-	36, // 54: farcall.admin.v1.Admin.WatchInstances:input_type -> farcall.admin.v1.WatchInstancesRequest
-	38, // 55: farcall.admin.v1.Admin.ListAgents:input_type -> farcall.admin.v1.ListAgentsRequest
-	41, // 56: farcall.admin.v1.Admin.Explain:input_type -> farcall.admin.v1.ExplainRequest
-	1,  // 57: farcall.admin.v1.Admin.PutPolicy:input_type -> farcall.admin.v1.PutPolicyRequest
-	3,  // 58: farcall.admin.v1.Admin.DeletePolicy:input_type -> farcall.admin.v1.DeletePolicyRequest
-	5,  // 59: farcall.admin.v1.Admin.ListPolicies:input_type -> farcall.admin.v1.ListPoliciesRequest
-	8,  // 60: farcall.admin.v1.Admin.PreviewPolicy:input_type -> farcall.admin.v1.PreviewPolicyRequest
-	12, // 61: farcall.admin.v1.Admin.Cordon:input_type -> farcall.admin.v1.CordonRequest
-	14, // 62: farcall.admin.v1.Admin.Uncordon:input_type -> farcall.admin.v1.UncordonRequest
-	16, // 63: farcall.admin.v1.Admin.ListCordons:input_type -> farcall.admin.v1.ListCordonsRequest
-	21, // 64: farcall.admin.v1.Admin.ListHolds:input_type -> farcall.admin.v1.ListHoldsRequest
-	24, // 65: farcall.admin.v1.Admin.ReleaseHold:input_type -> farcall.admin.v1.ReleaseHoldRequest
-	28, // 66: farcall.admin.v1.Admin.ListClusters:output_type -> farcall.admin.v1.ListClustersResponse
-	31, // 67: farcall.admin.v1.Admin.ListServices:output_type -> farcall.admin.v1.ListServicesResponse
-	35, // 68: farcall.admin.v1.Admin.ListInstances:output_type -> farcall.admin.v1.ListInstancesResponse
-	37, // 69: farcall.admin.v1.Admin.WatchInstances:output_type -> farcall.admin.v1.WatchInstancesResponse
-	39, // 70: farcall.admin.v1.Admin.ListAgents:output_type -> farcall.admin.v1.ListAgentsResponse
-	42, // 71: farcall.admin.v1.Admin.Explain:output_type -> farcall.admin.v1.ExplainResponse
-	2,  // 72: farcall.admin.v1.Admin.PutPolicy:output_type -> farcall.admin.v1.PutPolicyResponse
-	4,  // 73: farcall.admin.v1.Admin.DeletePolicy:output_type -> farcall.admin.v1.DeletePolicyResponse
-	6,  // 74: farcall.admin.v1.Admin.ListPolicies:output_type -> farcall.admin.v1.ListPoliciesResponse
-	9,  // 75: farcall.admin.v1.Admin.PreviewPolicy:output_type -> farcall.admin.v1.PreviewPolicyResponse
-	13, // 76: farcall.admin.v1.Admin.Cordon:output_type -> farcall.admin.v1.CordonResponse
-	15, // 77: farcall.admin.v1.Admin.Uncordon:output_type -> farcall.admin.v1.UncordonResponse
-	17, // 78: farcall.admin.v1.Admin.ListCordons:output_type -> farcall.admin.v1.ListCordonsResponse
-	22, // 79: farcall.admin.v1.Admin.ListHolds:output_type -> farcall.admin.v1.ListHoldsResponse
-	25, // 80: farcall.admin.v1.Admin.ReleaseHold:output_type -> farcall.admin.v1.ReleaseHoldResponse
-	66, // [66:81] is the sub-list for method output_type
-	51, // [51:66] is the sub-list for method input_type
-	51, // [51:51] is the sub-list for extension type_name
-	51, // [51:51] is the sub-list for extension extendee
-	0,  // [0:51] is the sub-list for field type_name
+	50, // 43: farcall.admin.v1.AgentStatus.silent:type_name -> google.protobuf.Duration
+	47, // 44: farcall.admin.v1.ExplainRequest.policy:type_name -> farcall.policy.v1.Policy
+	44, // 45: farcall.admin.v1.ExplainResponse.tiers:type_name -> farcall.admin.v1.Tier
+	45, // 46: farcall.admin.v1.ExplainResponse.instances:type_name -> farcall.admin.v1.ExplainedInstance
+	26, // 47: farcall.admin.v1.ExplainResponse.clusters:type_name -> farcall.admin.v1.ClusterStatus
+	43, // 48: farcall.admin.v1.ExplainResponse.settings:type_name -> farcall.admin.v1.Setting
+	56, // 49: farcall.admin.v1.ExplainedInstance.instance:type_name -> farcall.catalog.v1.Instance
+	52, // 50: farcall.admin.v1.ExplainedInstance.cluster_state:type_name -> farcall.catalog.v1.ClusterState
+	50, // 51: farcall.admin.v1.ExplainedInstance.age:type_name -> google.protobuf.Duration
+	27, // 52: farcall.admin.v1.Admin.ListClusters:input_type -> farcall.admin.v1.ListClustersRequest
+	30, // 53: farcall.admin.v1.Admin.ListServices:input_type -> farcall.admin.v1.ListServicesRequest
+	34, // 54: farcall.admin.v1.Admin.ListInstances:input_type -> farcall.admin.v1.ListInstancesRequest
+	36, // 55: farcall.admin.v1.Admin.WatchInstances:input_type -> farcall.admin.v1.WatchInstancesRequest
+	38, // 56: farcall.admin.v1.Admin.ListAgents:input_type -> farcall.admin.v1.ListAgentsRequest
+	41, // 57: farcall.admin.v1.Admin.Explain:input_type -> farcall.admin.v1.ExplainRequest
+	1,  // 58: farcall.admin.v1.Admin.PutPolicy:input_type -> farcall.admin.v1.PutPolicyRequest
+	3,  // 59: farcall.admin.v1.Admin.DeletePolicy:input_type -> farcall.admin.v1.DeletePolicyRequest
+	5,  // 60: farcall.admin.v1.Admin.ListPolicies:input_type -> farcall.admin.v1.ListPoliciesRequest
+	8,  // 61: farcall.admin.v1.Admin.PreviewPolicy:input_type -> farcall.admin.v1.PreviewPolicyRequest
+	12, // 62: farcall.admin.v1.Admin.Cordon:input_type -> farcall.admin.v1.CordonRequest
+	14, // 63: farcall.admin.v1.Admin.Uncordon:input_type -> farcall.admin.v1.UncordonRequest
+	16, // 64: farcall.admin.v1.Admin.ListCordons:input_type -> farcall.admin.v1.ListCordonsRequest
+	21, // 65: farcall.admin.v1.Admin.ListHolds:input_type -> farcall.admin.v1.ListHoldsRequest
+	24, // 66: farcall.admin.v1.Admin.ReleaseHold:input_type -> farcall.admin.v1.ReleaseHoldRequest
+	28, // 67: farcall.admin.v1.Admin.ListClusters:output_type -> farcall.admin.v1.ListClustersResponse
+	31, // 68: farcall.admin.v1.Admin.ListServices:output_type -> farcall.admin.v1.ListServicesResponse
+	35, // 69: farcall.admin.v1.Admin.ListInstances:output_type -> farcall.admin.v1.ListInstancesResponse
+	37, // 70: farcall.admin.v1.Admin.WatchInstances:output_type -> farcall.admin.v1.WatchInstancesResponse
+	39, // 71: farcall.admin.v1.Admin.ListAgents:output_type -> farcall.admin.v1.ListAgentsResponse
+	42, // 72: farcall.admin.v1.Admin.Explain:output_type -> farcall.admin.v1.ExplainResponse
+	2,  // 73: farcall.admin.v1.Admin.PutPolicy:output_type -> farcall.admin.v1.PutPolicyResponse
+	4,  // 74: farcall.admin.v1.Admin.DeletePolicy:output_type -> farcall.admin.v1.DeletePolicyResponse
+	6,  // 75: farcall.admin.v1.Admin.ListPolicies:output_type -> farcall.admin.v1.ListPoliciesResponse
+	9,  // 76: farcall.admin.v1.Admin.PreviewPolicy:output_type -> farcall.admin.v1.PreviewPolicyResponse
+	13, // 77: farcall.admin.v1.Admin.Cordon:output_type -> farcall.admin.v1.CordonResponse
+	15, // 78: farcall.admin.v1.Admin.Uncordon:output_type -> farcall.admin.v1.UncordonResponse
+	17, // 79: farcall.admin.v1.Admin.ListCordons:output_type -> farcall.admin.v1.ListCordonsResponse
+	22, // 80: farcall.admin.v1.Admin.ListHolds:output_type -> farcall.admin.v1.ListHoldsResponse
+	25, // 81: farcall.admin.v1.Admin.ReleaseHold:output_type -> farcall.admin.v1.ReleaseHoldResponse
+	67, // [67:82] is the sub-list for method output_type
+	52, // [52:67] is the sub-list for method input_type
+	52, // [52:52] is the sub-list for extension type_name
+	52, // [52:52] is the sub-list for extension extendee
+	0,  // [0:52] is the sub-list for field type_name
 }
 
 func init() { file_farcall_admin_v1_admin_proto_init() }
