@@ -123,6 +123,10 @@ bench-dapr: servers ## Calls through two agents beside two daprds, into bin/benc
 	@mkdir -p $(BIN)
 	$(GO) test -tags real -run '^$$' -bench '^BenchmarkDapr$$' -benchtime 1x -timeout 30m ./test/bench $(GOTESTFLAGS) | tee $(BIN)/bench-dapr.md
 
+.PHONY: bench-faults
+bench-faults: servers ## How long a take-over takes, and what an unchanged registry writes (minutes)
+	$(GO) test -tags real -run '^$$' -bench '^Benchmark(TakeOver|Unchanged)$$' -benchtime 10x -timeout 30m ./test/bench $(GOTESTFLAGS)
+
 .PHONY: vuln
 vuln: $(BIN)/govulncheck ## Known vulnerabilities in what the code calls
 	@rc=0; out=$$($(BIN)/govulncheck ./... 2>&1) || rc=$$?; echo "$$out"; \

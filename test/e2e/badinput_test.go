@@ -42,7 +42,8 @@ func TestRefusedStarts(t *testing.T) {
 		"two mistakes":      {"synchronizer", "federatoin: f\nlisten: nowhere\n", 2, []string{"federatoin", `"federation"`, ":2:", "nowhere"}},
 		"duplicate cluster": {"synchronizer", sync + "clusters: [{name: a, resolvers: [{file: {path: x}}]}, {name: a, resolvers: [{file: {path: x}}]}]\n", 2, []string{`"a"`}},
 		"unknown strategy":  {"agent", "cluster: a\nnode: n\nsynchronizers: [127.0.0.1:1]\nstrategy: local_first\n", 2, []string{"local_first", "local-first"}},
-		"later key":         {"agent", "cluster: a\nnode: n\nsynchronizers: [127.0.0.1:1]\ntls: {cert: a, key: b, ca: c}\n", 2, []string{"tls", "not supported"}},
+		"later key":         {"agent", "cluster: a\nnode: n\nsynchronizers: [127.0.0.1:1]\nadmin: {listen: 127.0.0.1:0}\n", 2, []string{"admin", "not supported"}},
+		"no certificate":    {"agent", "cluster: a\nnode: n\nsynchronizers: [127.0.0.1:1]\ntls: {cert: DIR/none.pem, key: b, ca: c}\n", 1, []string{"tls", "none.pem", "no such file"}},
 		"port in use":       {"synchronizer", strings.Replace(sync, "listen: 127.0.0.1:0", "listen: "+taken.Addr().String(), 1) + "clusters: []\n", 1, []string{taken.Addr().String(), "in use"}},
 		"no file":           {"agent", "", 2, []string{"no such file"}},
 		"loopback to network": {
